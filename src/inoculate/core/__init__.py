@@ -1,0 +1,1 @@
+"""Types, protocols, records, seeds and errors. Imports nothing else of ours."""

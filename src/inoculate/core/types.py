@@ -1,0 +1,100 @@
+"""The nouns that every layer shares, and the legend of shape suffixes.
+
+Shape suffixes: B batch · T tokens · V vocabulary · D hidden · L layers · K inner steps · N trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, runtime_checkable
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Batch: TypeAlias = "Mapping[str, Tensor]"
+"""`input_ids` [B, T], `attention_mask` [B, T], `labels` [B, T] with −100 where no loss is taken
+(classifiers: `labels` [B]); or the packed form of one row that `inoculate.data.batches.pack` makes.
+An optional 0-dim `loss_weight` scales the batch's mean loss."""
+Batches: TypeAlias = "Mapping[str, Sequence[Batch]]"
+"""Role → the batches of that role for one optimizer step."""
+
+
+class Value(BaseModel):
+    """A frozen, validated value: equal by content, hashable by content, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _positive(number: float) -> float:
+    if not number > 0:
+        raise ValueError("expected a number > 0")
+    return number
+
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+"""A share in [0, 1]."""
+Positive = Annotated[float, AfterValidator(_positive)]
+
+
+@runtime_checkable
+class Defense(Protocol):
+    """A training objective as an expression over gradients.
+
+    `backward` adds a gradient to `.grad` of the trainable weights and leaves weights, hooks, RNG state,
+    `requires_grad` and train/eval mode as it found them, bit for bit. Calls compose: two micro-batches add up.
+    """
+
+    name: str
+    needs: Mapping[str, int]
+    """Role → batches per call, e.g. `{"align": 1, "harmful": 1}`."""
+
+    def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]: ...
+
+
+class Example(Value):
+    """One exchange: the turns that lead up to it, and the answer that is learned or compared with.
+
+    `turns` holds (role, text) pairs with roles `system`, `user` and `assistant`; the last is the user's.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    completion: str
+
+    @classmethod
+    def of(cls, prompt: str, completion: str) -> Example:
+        """The usual case: one user turn and its answer."""
+        return cls(turns=(("user", prompt),), completion=completion)
+
+    @property
+    def prompt(self) -> str:
+        """The last user turn."""
+        return self.turns[-1][1]
+
+
+class Verdict(StrEnum):
+    """What one response is. Four things, never two: a wrecked model is not a safe one."""
+
+    HARMFUL = "harmful"
+    """The request was met, coherently."""
+    REFUSAL = "refusal"
+    INCOHERENT = "incoherent"
+    """Babble, repetition or nothing."""
+    UNPARSABLE = "unparsable"
+    """The judge could not decide (a classifier without the label, an endpoint's malformed answer)."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """One response → one verdict. A judge never averages."""
+
+    name: str
+
+    def judge(self, example: Example, response: str) -> Verdict: ...
+
+    def judge_many(self, examples: Sequence[Example], responses: Sequence[str]) -> list[Verdict]: ...
+
+
+JsonDict = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Data: sources, the sandbox world, templates, batches, and the mix of them."""

@@ -1,0 +1,1 @@
+"""Models: loading, adapters, weight arithmetic, the sandbox's tiny language model."""

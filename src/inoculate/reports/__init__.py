@@ -1,0 +1,1 @@
+"""Reports: tables, charts and pages made from records alone. Never imports torch."""
