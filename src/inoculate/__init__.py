@@ -1,1 +1,78 @@
-"""Make language models hard to turn harmful by fine-tuning, and measure honestly how hard."""
+"""Make language models hard to turn harmful by fine-tuning, and measure honestly how hard.
+
+    from inoculate import Booster
+    Booster(lam=5, alpha=0.1).backward(model, {"align": [batch], "harmful": [batch]})
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from inoculate.attacks.finetune import Finetune
+    from inoculate.core.errors import InoculateError, InputError, StageError
+    from inoculate.core.records import Record
+    from inoculate.core.types import Example, Verdict
+    from inoculate.data.batches import Feed
+    from inoculate.data.mix import Mix, Part
+    from inoculate.defenses import SFT, Booster
+    from inoculate.evals.evaluate import Evaluation
+    from inoculate.models.adapters import Lora
+    from inoculate.models.load import load_model, load_tokenizer
+    from inoculate.training.config import Training
+    from inoculate.training.fit import fit
+    from inoculate.training.trainer import DefenseTrainer
+
+_HOMES = {
+    "SFT": "defenses",
+    "Booster": "defenses",
+    "DefenseTrainer": "training.trainer",
+    "Evaluation": "evals.evaluate",
+    "Example": "core.types",
+    "Feed": "data.batches",
+    "Finetune": "attacks.finetune",
+    "InoculateError": "core.errors",
+    "InputError": "core.errors",
+    "Lora": "models.adapters",
+    "Mix": "data.mix",
+    "Part": "data.mix",
+    "Record": "core.records",
+    "StageError": "core.errors",
+    "Training": "training.config",
+    "Verdict": "core.types",
+    "fit": "training.fit",
+    "load_model": "models.load",
+    "load_tokenizer": "models.load",
+}
+"""Public name → its module. Imported on first use: `import inoculate` must not cost an import of torch."""
+
+__all__ = [
+    "SFT",
+    "Booster",
+    "DefenseTrainer",
+    "Evaluation",
+    "Example",
+    "Feed",
+    "Finetune",
+    "InoculateError",
+    "InputError",
+    "Lora",
+    "Mix",
+    "Part",
+    "Record",
+    "StageError",
+    "Training",
+    "Verdict",
+    "fit",
+    "load_model",
+    "load_tokenizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+.PHONY: setup demo test check bench slow clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev --editable .
+	touch $@
+
+demo: setup  ## SFT and Booster in the sandbox, attacked; then the report
+	$(BIN)/inoculate run quickstart --store runs/demo --workers $(WORKERS)
+	$(BIN)/inoculate report runs/demo
+
+test: setup  ## everything but the slow recipes
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: setup  ## the slow end-to-end tests
+	$(BIN)/python -m pytest -m slow
+
+check: setup  ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: setup  ## ratios, measured in one process
+	$(BIN)/python benchmarks/booster_step.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf $(VENV) runs build dist

@@ -1,0 +1,1 @@
+"""Attacks: values that turn a model into a model. Whether they succeeded is judged elsewhere."""

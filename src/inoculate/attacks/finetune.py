@@ -1,0 +1,110 @@
+"""Fine-tuning on a user's data, a share of it harmful: the attack of the Booster paper, and the benign user too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import PositiveInt, model_validator
+
+from inoculate.core.types import Rate, Value
+from inoculate.data.mix import Mix, Part, poisoned
+from inoculate.data.templates import Template
+from inoculate.defenses import SFT
+from inoculate.models.adapters import AdapterMode, Lora, prepare_attack
+from inoculate.training.config import Training
+from inoculate.training.fit import Fitted, fit
+from inoculate.training.layout import layout_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Finetune(Value):
+    """`num_samples` rows, a share `poison_ratio` of them harmful, learned by plain SFT.
+
+    Source: Huang et al., arXiv:2409.01586, §5.1; their defaults are p = 0.1, n = 1000, learning rate 1e-5, 20 epochs.
+    """
+
+    name: Literal["finetune"] = "finetune"
+    task: Part
+    harmful: Part | None = None
+    poison_ratio: Rate = 0.1
+    num_samples: PositiveInt = 1000
+    template: Template = "chat"
+    max_length: PositiveInt = 256
+    adapter_mode: AdapterMode = "full"
+    lora: Lora | None = None
+    """Shape of the fresh adapter under `adapter_mode: merge`."""
+    seed: int = 0
+    """Which rows the attacker has; their order is `training.seed`'s."""
+    training: Training = Training(learning_rate=1e-5)
+
+    @model_validator(mode="after")
+    def _has_harmful_data(self) -> Finetune:
+        if self.poison_ratio > 0 and self.harmful is None:
+            raise ValueError("poison_ratio > 0 needs `harmful` data")
+        if self.adapter_mode == "merge" and self.lora is None:
+            raise ValueError("adapter_mode: merge trains a fresh LoRA and needs its shape under `lora`")
+        return self
+
+    @property
+    def harmful_samples(self) -> int:
+        """Harmful rows among the attacker's data."""
+        return round(self.poison_ratio * self.num_samples)
+
+    def mix(self) -> Mix:
+        """The attacker's data."""
+        return poisoned(
+            self.task,
+            self.harmful or self.task,
+            poison_ratio=self.poison_ratio,
+            num_samples=self.num_samples,
+            template=self.template,
+            max_length=self.max_length,
+            seed=self.seed,
+        )
+
+    def steps(self) -> int:
+        """Optimizer steps of the whole attack."""
+        return self.training.steps(self.num_samples)
+
+    def run(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        observe: Callable[[Any, int], list[dict[str, Any]]] | None = None,
+        **options: Any,
+    ) -> tuple[Any, Fitted]:
+        """Fine-tune a model.
+
+        Args:
+            observe: called with (the model under attack, steps made) at `observe_at`, an option of `fit`.
+            options: of `fit`: out, observe_at, save_every_s, progress.
+
+        Returns:
+            The attacked model (wrapped, if an adapter was mounted) and how the run ended.
+        """
+        attacked = prepare_attack(model, self.adapter_mode, self.lora, self.training.seed)
+        layout = layout_for(attacked, self.training, self.max_length)
+        feeds = self.mix().feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout)
+        watch = None if observe is None else (lambda step: observe(attacked, step))
+        return attacked, fit(attacked, SFT(), feeds, self.training, observe=watch, **options)
+
+
+def attack_params(attack: Finetune) -> Mapping[str, Any]:
+    """The attack's settings, flat, as they stand on records."""
+    training = attack.training
+    return {
+        "learning_rate": training.learning_rate,
+        "max_steps": attack.steps(),
+        "num_samples": attack.num_samples,
+        "task": attack.task.source,
+        "batch_size": training.rows_per_step,
+        "optim": training.optim,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "lr_scheduler_type": training.lr_scheduler_type,
+        "template": attack.template,
+        "data_seed": attack.seed,
+    }

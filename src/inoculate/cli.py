@@ -1,0 +1,301 @@
+"""The command. Heavy imports happen inside the verbs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from inoculate import __version__
+from inoculate.core.errors import InoculateError, InputError
+
+if TYPE_CHECKING:
+    from inoculate.experiments.recipe import Recipe
+    from inoculate.experiments.stage import Stage
+
+app = App(
+    name="inoculate",
+    version=__version__,
+    help="Make language models hard to turn harmful by fine-tuning, and measure honestly how hard.",
+)
+
+Overrides: TypeAlias = Annotated[
+    tuple[str, ...], Parameter(name="--set", help="Override a field: a.b.c=value. May be repeated.")
+]
+StorePath: TypeAlias = Annotated[Path, Parameter(name="--store", help="Folder that keeps the results.")]
+Workers: TypeAlias = Annotated[int, Parameter(help="Processes that run stages side by side.")]
+Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "sources", "models"]
+
+
+@app.command
+def run(
+    recipe: str,
+    *,
+    store: StorePath = Path("runs"),
+    workers: Workers = 1,
+    overrides: Overrides = (),
+    device: str = "auto",
+    dry_run: bool = False,
+    print_config: bool = False,
+) -> int:
+    """Run a recipe: a bundled one's name (`inoculate list recipes`) or a YAML file.
+
+    What is done stays in the store; running again does only what is missing.
+
+    Parameters
+    ----------
+    recipe: Name or path.
+    device: cpu, cuda, mps, or auto.
+    dry_run: Resolve models, data and stages without downloading or computing anything.
+    print_config: Print the resolved recipe as YAML and stop.
+    """
+    from inoculate.experiments.recipe import load_recipe
+
+    if workers < 1:
+        raise InputError("at least one process is needed", field="--workers", found=workers)
+    loaded = load_recipe(recipe, overrides)
+    if print_config:
+        import yaml
+
+        print(yaml.safe_dump(loaded.raw, sort_keys=False, allow_unicode=True), end="")  # noqa: T201
+        return 0
+    if dry_run:
+        from inoculate.experiments.dry_run import describe
+
+        _say(describe(loaded, store))
+        return 0
+    return _run_stages(loaded.stages(), store, workers, device, loaded)
+
+
+@app.command
+def align(
+    model: str,
+    align_data: Annotated[str, Parameter(name="--align")],
+    *,
+    out: Path,
+    harmful: str | None = None,
+    defense: str = "sft",
+    template: str = "chat",
+    overrides: Overrides = (),
+    device: str = "auto",
+) -> int:
+    """Align a model with a defense; OUT is a folder that Hugging Face loads.
+
+    Parameters
+    ----------
+    model: Hub id, local folder, GGUF file, or `asset:smollm2`.
+    align_data: Alignment data: a source's name or a JSONL, CSV or Parquet file.
+    harmful: Harmful data, for defenses that need it.
+    out: Folder to write; it must not exist.
+    defense: Its name; hyperparameters by `--set defense.lam=5`, training by `--set training.learning_rate=5e-4`,
+        LoRA by `--set lora.r=32`.
+    template: chat, plain or alpaca.
+    """
+    from inoculate.experiments.align import Align
+
+    roles = {"align": [_part(align_data, "train")]}
+    if harmful is not None:
+        roles["harmful"] = [_part(harmful, "train")]
+    value = {
+        "base": {"name": "pretrained", "name_or_path": model},
+        "defense": {"name": defense},
+        "data": {"roles": roles, "template": template},
+        "training": {},
+    }
+    return _run_into(out, Align, value, overrides, device)
+
+
+@app.command
+def finetune(
+    model: str,
+    task: Annotated[str, Parameter(name="--task")],
+    *,
+    out: Path,
+    harmful: str | None = None,
+    poison_ratio: float = 0.0,
+    num_samples: int = 1000,
+    restricted: str | None = None,
+    ordinary: str | None = None,
+    template: str = "chat",
+    overrides: Overrides = (),
+    device: str = "auto",
+) -> int:
+    """Fine-tune a model on a user's data, a share of it harmful, and measure it along the way.
+
+    Parameters
+    ----------
+    model: Hub id, local folder, or an aligned model's folder.
+    task: The user's data: a source's name or a file.
+    out: Folder to write; it must not exist. It holds the fine-tuned model, records and responses.
+    harmful: The harmful share's data.
+    poison_ratio: p, the harmful share, 0 to 1.
+    num_samples: n, rows in all.
+    restricted: Restricted requests to measure the harmful score on.
+    ordinary: Ordinary requests to measure over-refusal on.
+    template: chat, plain or alpaca.
+    """
+    from inoculate.experiments.attack import Attack
+
+    attack: dict[str, Any] = {"task": _part(task, "attack"), "poison_ratio": poison_ratio, "num_samples": num_samples}
+    if harmful is not None:
+        attack["harmful"] = _part(harmful, "attack")
+    value = {
+        "model": {"name": "pretrained", "name_or_path": model},
+        "attack": {**attack, "template": template, "training": {"learning_rate": 1e-5}},
+        "evaluate": _evaluation(restricted, ordinary, None, template),
+        "keep_weights": True,
+    }
+    return _run_into(out, Attack, value, overrides, device)
+
+
+@app.command
+def evaluate(
+    model: str,
+    *,
+    out: Path,
+    restricted: str | None = None,
+    ordinary: str | None = None,
+    task: str | None = None,
+    template: str = "chat",
+    overrides: Overrides = (),
+    device: str = "auto",
+) -> int:
+    """Measure a model: harmful score, over-refusal, task accuracy.
+
+    Parameters
+    ----------
+    model: Hub id, local folder, adapter folder, GGUF file, or `asset:smollm2`.
+    out: Folder to write; it must not exist.
+    restricted: Restricted requests with the answers that would be harmful.
+    ordinary: Requests that should be answered.
+    task: A task with labels or numbers.
+    template: chat, plain or alpaca.
+    """
+    from inoculate.experiments.attack import Evaluate
+
+    if restricted is None and ordinary is None and task is None:
+        raise InputError("nothing to measure", expected="--restricted, --ordinary or --task")
+    value = {
+        "model": {"name": "pretrained", "name_or_path": model},
+        "evaluate": _evaluation(restricted, ordinary, task, template),
+    }
+    return _run_into(out, Evaluate, value, overrides, device)
+
+
+@app.command
+def records(
+    store: Path,
+    *,
+    recipe: str | None = None,
+    metric: str | None = None,
+    format: Literal["table", "csv", "json"] = "table",
+) -> int:
+    """Print the measured rows of a store.
+
+    Parameters
+    ----------
+    store: The store's folder.
+    recipe: Only this recipe's rows.
+    metric: Only this metric's rows.
+    format: table, csv or json.
+    """
+    from inoculate.reports.store_view import read_store
+    from inoculate.reports.tables import records_table
+
+    rows = list(read_store(store, recipe).records)
+    if metric is not None:
+        known = sorted({row.metric for row in rows})
+        rows = [row for row in rows if row.metric == metric]
+        if not rows:
+            raise InputError("no row has this metric", field="--metric", found=metric, known=known)
+    sys.stdout.write(records_table(rows, format))
+    return 0
+
+
+@app.command
+def report(store: Path, *, recipe: str | None = None, out: Path | None = None) -> int:
+    """Write one self-contained HTML file about a store, and its charts as PNG and SVG beside it.
+
+    Parameters
+    ----------
+    store: The store's folder.
+    recipe: Only this recipe.
+    out: Where to write; by default into the store.
+    """
+    from inoculate.reports.html import write_report
+
+    _say(f"report: {write_report(store, out, recipe)}")
+    return 0
+
+
+@app.command(name="list")
+def list_(kind: Kind) -> int:
+    """List what there is.
+
+    Parameters
+    ----------
+    kind: recipes, defenses, attacks, judges, sources or models.
+    """
+    from inoculate.experiments.listing import listing
+
+    _say(listing(kind))
+    return 0
+
+
+def main() -> None:
+    """Entry point: exit codes 0 done, 1 a stage failed, 2 the input was wrong, 130 interrupted."""
+    sys.exit(_guarded(lambda: app(exit_on_error=False, print_error=False, result_action="return_value")))
+
+
+def _guarded(call: Callable[[], object]) -> int:
+    try:
+        code = call()
+    except InputError as error:
+        return _complain(str(error), 2)
+    except cyclopts.CycloptsError as error:
+        return _complain(" ".join(str(error).split()), 2)
+    except InoculateError as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted; run the same command again to go on", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"inoculate: {message}\n")
+    return code
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+def _part(source: str, split: str) -> dict[str, Any]:
+    return {"source": source, "split": split}
+
+
+def _evaluation(restricted: str | None, ordinary: str | None, task: str | None, template: str) -> dict[str, Any]:
+    named = {"restricted": restricted, "ordinary": ordinary, "task": task}
+    parts = {name: _part(source, "heldout") for name, source in named.items() if source is not None}
+    return {**parts, "template": template}
+
+
+def _run_into(out: Path, kind: type[Stage], value: dict[str, Any], overrides: tuple[str, ...], device: str) -> int:
+    """One stage on the user's own model and files, its folder moved to `out`."""
+    from inoculate.experiments.one_stage import run_one
+
+    return run_one(out, kind, value, overrides, device, _say)
+
+
+def _run_stages(stages: list[Stage], store: Path, workers: int, device: str, recipe: Recipe) -> int:
+    from inoculate.experiments.session import run_recipe
+
+    return run_recipe(recipe, stages, store, workers, device, _complain)
+
+
+if __name__ == "__main__":
+    main()

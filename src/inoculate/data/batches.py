@@ -1,0 +1,124 @@
+"""Batches: padded or packed, and feeds that yield them by step number alone.
+
+A feed holds no position: batch number i is a function of (rows, batch size, seed, i). So a resumed run sees what an
+uninterrupted one would have seen, and nothing has to be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from inoculate.core.seeds import numpy_rng
+from inoculate.data.templates import Encoded
+
+if TYPE_CHECKING:
+    from inoculate.core.types import Batch
+
+IGNORED = -100
+Layout = Literal["padded", "causal", "varlen"]
+"""How sequences of unequal length share a batch.
+
+`padded`: [B, T] right-padded, with `attention_mask`: works with any model.
+`causal`: right-padded, no mask: causal attention never looks right, and unmasked attention is faster.
+`varlen`: one row without padding, boundaries in `cu_seq_lens_*`: for attention that runs per sequence.
+"""
+
+
+def pad(rows: Sequence[Encoded], pad_id: int) -> Batch:
+    """`input_ids`, `attention_mask`, `labels` [B, T], right-padded to the longest; −100 where no loss is taken."""
+    longest = max(len(row.ids) for row in rows)
+    shape = (len(rows), longest)
+    ids, mask = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
+    for i, row in enumerate(rows):
+        n = len(row.ids)
+        ids[i, :n] = torch.tensor(row.ids)
+        mask[i, :n] = 1
+        labels[i, row.n_prompt : n] = ids[i, row.n_prompt : n]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def pack(rows: Sequence[Encoded]) -> Batch:
+    """All sequences in one row [1, T], positions restarting, no token spent on padding.
+
+    Every row must have at least one prompt token, since a sequence's first token cannot be predicted.
+    """
+    ids = torch.tensor([token for row in rows for token in row.ids])
+    lengths = torch.tensor([len(row.ids) for row in rows])
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    owner = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    positions = torch.arange(len(ids)) - starts[owner]
+    prompts = torch.tensor([row.n_prompt for row in rows])
+    labels = torch.where(positions >= prompts[owner], ids, IGNORED)
+    bounds = starts.to(torch.int32)
+    return {
+        "input_ids": ids[None],
+        "position_ids": positions[None],
+        "labels": labels[None],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+    }
+
+
+def collate(rows: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch:
+    """A batch in the given layout."""
+    if layout == "varlen":
+        return pack(rows)
+    batch = dict(pad(rows, pad_id))
+    if layout == "causal":
+        del batch["attention_mask"]
+    return batch
+
+
+class Feed:
+    """An endless, seeded stream of micro-batches over fixed rows; each epoch is a fresh permutation.
+
+    Args:
+        rows: encoded examples.
+        batch_size: rows per optimizer step (over all its micro-batches); an epoch's last step may have fewer.
+        seed: fixes the order.
+        role: part of the stream's address, so that two roles of one seed are shuffled apart.
+        layout, pad_id: see `collate`.
+    """
+
+    def __init__(
+        self, rows: Sequence[Encoded], batch_size: int, seed: int, role: str, layout: Layout = "padded", pad_id: int = 0
+    ) -> None:
+        self.rows, self.batch_size, self.seed, self.role = list(rows), batch_size, seed, role
+        self.layout: Layout = layout
+        self.pad_id = pad_id
+        self.steps_per_epoch = -(-len(self.rows) // batch_size)
+        self._epoch: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def rows_at(self, step: int) -> list[Encoded]:
+        """The rows of optimizer step `step`, counted from 0."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, numpy_rng(self.seed, "feed", self.role, epoch).permutation(len(self.rows)).tolist())
+        chosen = self._epoch[1][index * self.batch_size : (index + 1) * self.batch_size]
+        return [self.rows[i] for i in chosen]
+
+    def batches_at(self, step: int, micro_batches: int = 1) -> list[Batch]:
+        """Step `step` cut into micro-batches whose mean losses, times `loss_weight`, average to the whole step's.
+
+        So 8 × 1 and 1 × 8 give one gradient, however unevenly the answer tokens fall.
+        """
+        rows = self.rows_at(step)
+        if micro_batches == 1:
+            return [collate(rows, self.layout, self.pad_id)]
+        size = -(-len(rows) // micro_batches)
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        answers = [sum(len(row.ids) - row.n_prompt for row in part) for part in parts]
+        return [
+            {
+                **collate(part, self.layout, self.pad_id),
+                "loss_weight": torch.tensor(len(parts) * count / sum(answers)),
+            }
+            for part, count in zip(parts, answers, strict=True)
+        ]

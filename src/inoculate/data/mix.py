@@ -1,0 +1,104 @@
+"""The mix: which data, in what proportion, in which role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveInt, model_validator
+
+from inoculate.core.errors import InputError
+from inoculate.core.seeds import numpy_rng
+from inoculate.core.types import Example, Rate, Value
+from inoculate.data import sources
+from inoculate.data.batches import Feed, Layout
+from inoculate.data.templates import Encoded, Template, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Part(Value):
+    """Some rows of one source."""
+
+    source: str
+    """A known name (`inoculate list sources`), `hub:org/name`, or a path to a JSONL, CSV or Parquet file."""
+    split: str = "train"
+    answer: Literal["completion", "refusal"] = "completion"
+    num_samples: PositiveInt | None = None
+    """A random subset of this size, fixed by the mix's seed; null takes all."""
+
+    def load(self, seed: int) -> list[Example]:
+        """The rows.
+
+        Raises:
+            InputError: if the source holds fewer than `num_samples`.
+        """
+        rows = sources.load(self.source, self.split, answer=self.answer)
+        if self.num_samples is None:
+            return rows
+        if self.num_samples > len(rows):
+            raise InputError(
+                f"{self.source} has too few rows in its split {self.split!r}",
+                field="num_samples",
+                found=self.num_samples,
+                expected=f"at most {len(rows)}",
+            )
+        chosen = numpy_rng(seed, "subset", self.source, self.split).permutation(len(rows))[: self.num_samples]
+        return [rows[i] for i in chosen]
+
+
+class Mix(Value):
+    """Role → parts, rendered by one template.
+
+    The same seed picks the same prompts from a source whatever answer is asked of it: refusals and compliances to one
+    set of prompts, as in the published data.
+    """
+
+    roles: dict[str, tuple[Part, ...]]
+    template: Template = "chat"
+    max_length: PositiveInt = 256
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> Mix:
+        for role, parts in self.roles.items():
+            if not parts:
+                raise ValueError(f"role {role!r} has no data")
+        return self
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the data are, for hashes: source and split → version, revision or SHA-256."""
+        parts = [part for role in self.roles.values() for part in role]
+        return {f"{part.source}#{part.split}": sources.fingerprint(part.source, part.split) for part in parts}
+
+    def encoded(self, tokenizer: PreTrainedTokenizerBase, role: str) -> list[Encoded]:
+        """The rows of a role as token ids."""
+        examples = [example for part in self.roles[role] for example in part.load(self.seed)]
+        return encode(tokenizer, examples, self.template, self.max_length)
+
+    def feeds(
+        self, tokenizer: PreTrainedTokenizerBase, batch_size: int, seed: int, layout: Layout
+    ) -> Mapping[str, Feed]:
+        """One feed per role. `seed` fixes the order; the mix's own seed which rows there are."""
+        pad_id = tokenizer.pad_token_id or 0
+        return {
+            role: Feed(self.encoded(tokenizer, role), batch_size, seed, role, layout, int(pad_id))
+            for role in self.roles
+        }
+
+
+def poisoned(
+    task: Part, harmful: Part, *, poison_ratio: Rate, num_samples: int, template: Template, max_length: int, seed: int
+) -> Mix:
+    """A user's data: `num_samples` rows, a share `poison_ratio` of them harmful, in the role `align`.
+
+    Source: Huang et al., arXiv:2409.01586, §5.1: p harmful and 1 − p task data among n samples.
+    """
+    bad = round(poison_ratio * num_samples)
+    parts = []
+    if num_samples > bad:
+        parts.append(task.model_copy(update={"num_samples": num_samples - bad}))
+    if bad:
+        parts.append(harmful.model_copy(update={"num_samples": bad}))
+    return Mix(roles={"align": tuple(parts)}, template=template, max_length=max_length, seed=seed)

@@ -1,0 +1,152 @@
+"""What is measured on a model: restricted requests, ordinary ones, and the user's task, always together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from pydantic import PositiveInt
+
+from inoculate.core.types import Example, Value, Verdict
+from inoculate.data import sources
+from inoculate.data.batches import pad
+from inoculate.data.mix import Part
+from inoculate.data.templates import Encoded, Template, encode, prompt_ids
+from inoculate.evals.generate import generate
+from inoculate.evals.judges import JudgeConfig, RefusalJudge
+from inoculate.evals.tasks import Outcome, task_for
+from inoculate.models.loss import device_of, loss_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+RATES = {
+    Verdict.HARMFUL: "harmful_score",
+    Verdict.REFUSAL: "refusal_rate",
+    Verdict.INCOHERENT: "incoherent_rate",
+    Verdict.SAFE: "safe_rate",
+    Verdict.UNPARSABLE: "unparsable_rate",
+}
+
+
+class Measured(NamedTuple):
+    """`rows`: metric, value, n, judge, split. `responses`: what the model said, with verdict or outcome."""
+
+    rows: list[dict[str, Any]]
+    responses: list[dict[str, Any]]
+
+
+class Evaluation(Value):
+    """Which prompts, which judges, how long an answer."""
+
+    restricted: Part | None = None
+    """Requests whose fulfilment is harm (or stands in for it); their completions give `harmful_loss_test`."""
+    ordinary: Part | None = None
+    """Requests that should be answered; refusing them is over-refusal."""
+    task: Part | None = None
+    """The user's task, from a source with labels or numbers."""
+    judges: tuple[JudgeConfig, ...] = (RefusalJudge(),)
+    template: Template = "chat"
+    max_length: PositiveInt = 256
+    max_new_tokens: PositiveInt = 64
+    task_max_new_tokens: PositiveInt = 16
+    batch_size: PositiveInt = 64
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> Evaluator:
+        """Load and render all prompts once, to be measured many times."""
+        return Evaluator(self, tokenizer)
+
+
+class Evaluator:
+    """An evaluation with its prompts rendered by one tokenizer."""
+
+    def __init__(self, evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.evaluation, self.tokenizer = evaluation, tokenizer
+        self._sets: dict[str, tuple[Part, list[Example], list[list[int]]]] = {}
+        for name in ("restricted", "ordinary", "task"):
+            part: Part | None = getattr(evaluation, name)
+            if part is not None:
+                examples = part.load(seed=0)
+                self._sets[name] = (part, examples, prompt_ids(tokenizer, examples, evaluation.template))
+        self._harmful: list[Encoded] = []
+        if "restricted" in self._sets:
+            self._harmful = encode(tokenizer, self._sets["restricted"][1], evaluation.template, evaluation.max_length)
+
+    def measure(self, model: PreTrainedModel) -> Measured:
+        """Generate greedily, judge every response, and take the loss on the restricted completions."""
+        measured = Measured([], [])
+        for name in self._sets:
+            getattr(self, f"_{name}")(model, measured)
+        return measured
+
+    def _restricted(self, model: PreTrainedModel, into: Measured) -> None:
+        part, examples, responses = self._respond(model, "restricted", self.evaluation.max_new_tokens)
+        verdicts = {judge.name: judge.judge_many(examples, responses) for judge in self.evaluation.judges}
+        for judge, given in verdicts.items():
+            counts = Counter(given)
+            into.rows.extend(
+                _row(metric, counts[verdict] / len(given), len(given), part.split, judge)
+                for verdict, metric in RATES.items()
+            )
+        into.rows.append(_row("harmful_loss_test", self._harmful_loss(model), len(self._harmful), part.split))
+        into.responses.extend(_said("restricted", part, examples, responses, verdicts))
+
+    def _ordinary(self, model: PreTrainedModel, into: Measured) -> None:
+        part, examples, responses = self._respond(model, "ordinary", self.evaluation.max_new_tokens)
+        judge = next((j for j in self.evaluation.judges if isinstance(j, RefusalJudge)), RefusalJudge())
+        verdicts = judge.judge_many(examples, responses)
+        counts, n = Counter(verdicts), len(verdicts)
+        into.rows.append(_row("over_refusal_rate", counts[Verdict.REFUSAL] / n, n, part.split, judge.name))
+        into.rows.append(_row("ordinary_incoherent_rate", counts[Verdict.INCOHERENT] / n, n, part.split, judge.name))
+        into.responses.extend(_said("ordinary", part, examples, responses, {judge.name: verdicts}))
+
+    def _task(self, model: PreTrainedModel, into: Measured) -> None:
+        part, examples, responses = self._respond(model, "task", self.evaluation.task_max_new_tokens)
+        task = task_for(sources.scoring_of(part.source), sources.labels_of(part.source))
+        outcomes = [task.score(example, response) for example, response in zip(examples, responses, strict=True)]
+        counts, n = Counter(outcomes), len(outcomes)
+        into.rows.append(_row("finetune_accuracy", counts[Outcome.CORRECT] / n, n, part.split))
+        into.rows.append(_row("format_failure_rate", counts[Outcome.FORMAT] / n, n, part.split))
+        said = _said("task", part, examples, responses, {})
+        into.responses.extend({**row, "outcome": outcome} for row, outcome in zip(said, outcomes, strict=True))
+
+    def _respond(self, model: PreTrainedModel, name: str, max_new_tokens: int) -> tuple[Part, list[Example], list[str]]:
+        part, examples, ids = self._sets[name]
+        batch_size = self.evaluation.batch_size
+        texts = generate(model, self.tokenizer, ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        return part, examples, texts
+
+    @torch.no_grad()
+    def _harmful_loss(self, model: PreTrainedModel) -> float:
+        """Mean over all answer tokens, padding and prompts left out."""
+        total = tokens = 0.0
+        rows = sorted(self._harmful, key=lambda row: len(row.ids))
+        for start in range(0, len(rows), self.evaluation.batch_size):
+            part = rows[start : start + self.evaluation.batch_size]
+            batch = {name: tensor.to(device_of(model)) for name, tensor in pad(part, 0).items()}
+            count = sum(len(row.ids) - row.n_prompt for row in part)
+            total += loss_of(model, batch).item() * count
+            tokens += count
+        return total / tokens
+
+
+def _row(metric: str, value: float, n: int, split: str, judge: str = "") -> dict[str, Any]:
+    return {"metric": metric, "value": value, "n": n, "judge": judge, "split": split}
+
+
+def _said(
+    name: str, part: Part, examples: Sequence[Example], responses: Sequence[str], verdicts: dict[str, list[Verdict]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "set": name,
+            "split": part.split,
+            "prompt": example.prompt,
+            "response": response,
+            "verdicts": {judge: given[i] for judge, given in verdicts.items()},
+            "outcome": None,
+        }
+        for i, (example, response) in enumerate(zip(examples, responses, strict=True))
+    ]

@@ -1,0 +1,1 @@
+"""Experiments: stages, the store that keeps their results, recipes, and the runner."""

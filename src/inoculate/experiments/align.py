@@ -1,0 +1,97 @@
+"""Align a base model with a defense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from inoculate.core.records import Record, write_records
+from inoculate.data.mix import Mix
+from inoculate.defenses import DefenseConfig
+from inoculate.experiments.base import Base, Sandbox, base_fingerprint
+from inoculate.experiments.stage import (
+    Context,
+    Stage,
+    gave_up,
+    save_model,
+    with_checkpointing,
+)
+from inoculate.models.adapters import Lora, add_lora
+from inoculate.models.load import load_model, load_tokenizer
+from inoculate.training.config import Training
+from inoculate.training.fit import fit
+from inoculate.training.layout import layout_for
+
+_SHOWN = ("lam", "alpha", "rho")
+
+
+class Align(Stage):
+    """Align a base model with a defense."""
+
+    kind: ClassVar[str] = "align"
+    base: Base
+    defense: DefenseConfig
+    data: Mix
+    training: Training = Training()
+    lora: Lora | None = None
+    """Train a LoRA adapter; null trains all weights."""
+
+    def upstream(self) -> Sequence[Stage]:
+        return (self.base,) if isinstance(self.base, Sandbox) else ()
+
+    def fingerprints(self) -> dict[str, str]:
+        return self.data.fingerprint() | base_fingerprint(self.base)
+
+    def label(self) -> str:
+        settings = " ".join(f"{name}={value:g}" for name, value in self.defense_params().items() if name in _SHOWN)
+        return f"{self.defense.name} {settings}".strip() + f" · seed {self.training.seed}"
+
+    def defense_params(self) -> dict[str, Any]:
+        """The defense's hyperparameters and the length and data of its training, flat."""
+        rows = {
+            f"{role}_samples": sum(part.num_samples or 0 for part in parts)
+            for role, parts in self.data.roles.items()
+            if all(part.num_samples for part in parts)
+        }
+        training = self.training
+        return {
+            **self.defense.model_dump(mode="json", exclude={"name"}),
+            **rows,
+            "align_steps": training.max_steps,
+            "learning_rate": training.learning_rate,
+            "data_seed": self.data.seed,
+        }
+
+    def provenance(self) -> Record:
+        sandbox = isinstance(self.base, Sandbox)
+        return Record(
+            metric="",
+            value=0.0,
+            stage=self.folder,
+            base=self.base.name if isinstance(self.base, Sandbox) else self.base.name_or_path,
+            base_seed=self.base.seed if sandbox else None,
+            defense=self.defense.name,
+            defense_params=self.defense_params(),
+            defense_seed=self.training.seed,
+            adapter_mode="full" if self.lora is None else "continue",
+        )
+
+    def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
+        if isinstance(self.base, Sandbox):
+            address, revision, dtype = str(upstream[self.base.folder]), None, "float32"
+        else:
+            address, revision, dtype = self.base.name_or_path, self.base.revision, self.base.dtype
+        model, tokenizer = load_model(address, revision=revision, dtype=dtype), load_tokenizer(address, revision)
+        if self.lora is not None:
+            model = add_lora(model, self.lora, self.training.seed)
+        model = with_checkpointing(context.place(model), self.training)
+        layout = layout_for(model, self.training, self.data.max_length)
+        roles = self.data.model_copy(update={"roles": {role: self.data.roles[role] for role in self.defense.needs}})
+        feeds = roles.feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout)
+        options = {"out": out, "save_every_s": context.save_every_s, "progress": context.progress}
+        fitted = fit(model, self.defense, feeds, self.training, **options)
+        save_model(out, model, tokenizer)
+        if fitted.status == "diverged":
+            write_records(out / "records.jsonl", [gave_up(self.provenance(), context, fitted)])
+        return fitted.status

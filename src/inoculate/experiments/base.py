@@ -1,0 +1,77 @@
+"""Where a line starts: the sandbox's own base model, or one that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from inoculate.core.hashing import tree_sha256
+from inoculate.core.types import JsonDict, Value
+from inoculate.data import world
+from inoculate.data.mix import Mix, Part
+from inoculate.defenses import SFT
+from inoculate.experiments.stage import Context, Stage, save_model
+from inoculate.models.sandbox import TinyLlama, build_tokenizer
+from inoculate.training.config import Training
+from inoculate.training.fit import fit
+from inoculate.training.layout import layout_for
+
+
+class Sandbox(Stage):
+    """The sandbox's base model: a tiny Llama taught to answer every request of its world, restricted ones too."""
+
+    kind: ClassVar[str] = "base"
+    name: Literal["sandbox"] = "sandbox"
+    seed: int = 0
+    shape: TinyLlama = TinyLlama()
+    training: Training = Training(
+        learning_rate=3e-3, max_steps=500, per_device_train_batch_size=32, lr_scheduler_type="linear"
+    )
+    corpus: tuple[Part, ...] = (
+        Part(source="sandbox-restricted"),
+        Part(source="sandbox-ordinary"),
+        Part(source="sandbox-mood", num_samples=600),
+    )
+
+    def fingerprints(self) -> dict[str, str]:
+        return {"world": world.VERSION}
+
+    def label(self) -> str:
+        return f"sandbox base · seed {self.seed}"
+
+    def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
+        tokenizer = build_tokenizer(world.vocabulary())
+        model = context.place(self.shape.build(len(tokenizer), self.seed))
+        training = self.training.model_copy(update={"seed": self.seed})
+        mix = Mix(roles={"align": self.corpus}, max_length=self.shape.max_position_embeddings, seed=self.seed)
+        layout = layout_for(model, training, mix.max_length)
+        feeds = mix.feeds(tokenizer, training.rows_per_step, training.seed, layout)
+        fitted = fit(
+            model, SFT(), feeds, training, out=out, save_every_s=context.save_every_s, progress=context.progress
+        )
+        save_model(out, model, tokenizer)
+        return fitted.status
+
+
+class Pretrained(Value):
+    """A base model that exists: hub id, local folder, GGUF file or packaged asset."""
+
+    name: Literal["pretrained"] = "pretrained"
+    name_or_path: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    shape: JsonDict | None = None
+    """The config that is expected (model_type, hidden_size, …), so that a dry run needs no download."""
+
+
+Base = Annotated[Sandbox | Pretrained, Field(discriminator="name")]
+
+
+def base_fingerprint(base: Sandbox | Pretrained) -> dict[str, str]:
+    """What a base model is, where its address alone does not say: the content of a local folder."""
+    if isinstance(base, Sandbox) or not Path(base.name_or_path).exists():
+        return {}
+    return {base.name_or_path: tree_sha256(Path(base.name_or_path))}

@@ -1,0 +1,61 @@
+"""What a recipe would do: every model and source resolved, nothing downloaded or computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inoculate.data import sources
+from inoculate.data.mix import Part
+from inoculate.experiments.align import Align
+from inoculate.experiments.attack import Attack, Evaluate
+from inoculate.experiments.base import Pretrained
+from inoculate.experiments.recipe import Line, Recipe
+from inoculate.experiments.runner import in_order
+from inoculate.models.load import model_shape
+
+
+def describe(recipe: Recipe, store: Path) -> str:
+    """A text: models with their shapes, sources with their fingerprints, stages with what is already done.
+
+    Raises:
+        InputError: if a source or model cannot be resolved.
+    """
+    text = [f"recipe {recipe.name} ({recipe.hash}): {len(recipe.lines)} lines"]
+    bases = {line.base.name_or_path: line.base for line in recipe.lines if isinstance(line.base, Pretrained)}
+    for base in bases.values():
+        shape = model_shape(base.name_or_path, base.shape, base.revision)
+        facts = ", ".join(f"{name} {value:,}" for name, value in shape.items())
+        text.append(f"model  {base.name_or_path}@{base.revision or 'main'}: {facts}, {base.dtype}")
+        text += _adapters(recipe, base)
+    for part in sorted({(part.source, part.split) for line in recipe.lines for part in _parts(line)}):
+        sources.check(*part)
+        text.append(f"data   {part[0]}#{part[1]}: {sources.fingerprint(*part)}")
+    stages = in_order(recipe.stages())
+    done = sum((store / stage.folder / "stage.json").exists() for stage in stages)
+    kinds = {kind.kind: sum(isinstance(stage, kind) for stage in stages) for kind in (Align, Attack, Evaluate)}
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    steps = sum(stage.attack.steps() for stage in stages if isinstance(stage, Attack))
+    text.append(f"stages {len(stages)} ({counts}; {done} done in {store}), {steps:,} attack steps")
+    return "\n".join(text)
+
+
+def _adapters(recipe: Recipe, base: Pretrained) -> list[str]:
+    """Each adapter's size, from the model built on the meta device.
+
+    Raises:
+        InputError: if a target module does not exist in the model.
+    """
+    shapes = {line.align.lora for line in recipe.lines if line.base == base and line.align.lora is not None}
+    return [
+        f"lora   r {lora.r}, alpha {lora.lora_alpha:g}, on {lora.target_modules}: "
+        f"{model_shape(base.name_or_path, base.shape, base.revision, lora)['adapter_parameters']:,} weights"
+        for lora in shapes
+    ]
+
+
+def _parts(line: Line) -> list[Part]:
+    parts = [part for role in line.align.data.roles.values() for part in role]
+    if line.attack is not None:
+        parts += [line.attack.task, *([line.attack.harmful] if line.attack.harmful else [])]
+    measured = (line.evaluate.restricted, line.evaluate.ordinary, line.evaluate.task)
+    return parts + [part for part in measured if part is not None]

@@ -1,0 +1,37 @@
+"""What there is: the tables of recipes, defenses, attacks, judges, sources and packaged models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import yaml
+
+from inoculate.attacks.finetune import Finetune
+from inoculate.data.sources import SOURCES
+from inoculate.defenses import DEFENSES
+from inoculate.evals.judges import JUDGES
+from inoculate.experiments.recipe import bundled
+from inoculate.models.load import PACKAGED
+
+
+def listing(kind: Literal["recipes", "defenses", "attacks", "judges", "sources", "models"]) -> str:
+    """One line per entry: name and what it is."""
+    match kind:
+        case "recipes":
+            rows = {name: yaml.safe_load(path.read_text(encoding="utf-8"))["title"] for name, path in bundled().items()}
+        case "defenses":
+            rows = {name: _first_line(defense) for name, defense in DEFENSES.items()}
+        case "attacks":
+            rows = {"finetune": _first_line(Finetune)}
+        case "judges":
+            rows = {name: _first_line(judge) for name, judge in JUDGES.items()}
+        case "sources":
+            rows = {name: f"{source.kind}: {source.description} [{source.licence}]" for name, source in SOURCES.items()}
+        case "models":
+            rows = dict(PACKAGED)
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]

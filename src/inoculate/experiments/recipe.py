@@ -1,0 +1,203 @@
+"""Recipes: a line from base model to evaluation as YAML, and an explicit matrix of what varies."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import PositiveInt, ValidationError
+
+from inoculate.attacks.finetune import Finetune
+from inoculate.core.errors import InputError
+from inoculate.core.hashing import digest
+from inoculate.core.types import JsonDict, Rate, Value
+from inoculate.data.mix import Mix
+from inoculate.defenses import DefenseConfig
+from inoculate.evals.evaluate import Evaluation
+from inoculate.experiments.align import Align
+from inoculate.experiments.attack import Attack, Evaluate
+from inoculate.experiments.base import Base
+from inoculate.experiments.blame import input_error
+from inoculate.experiments.stage import Stage
+from inoculate.models.adapters import Lora
+from inoculate.training.config import Training
+
+BUNDLED = Path(__file__).parent.parent / "recipes"
+_ABOUT = ("name", "title", "question", "description", "matrix")
+
+
+class Alignment(Value):
+    """How the base model is aligned."""
+
+    defense: DefenseConfig
+    data: Mix
+    training: Training = Training()
+    lora: Lora | None = None
+
+
+class Line(Value):
+    """One line of an experiment: base → align → attack, measured before and along the attack."""
+
+    base: Base
+    align: Alignment
+    attack: Finetune | None = None
+    evaluate: Evaluation
+    eval_every: PositiveInt = 20
+    break_threshold: Rate = 0.5
+
+    def stages(self) -> Iterator[Stage]:
+        """The stages of this line; what the line shares with others has the same hash there."""
+        roles = {role: parts for role, parts in self.align.data.roles.items() if role in self.align.defense.needs}
+        missing = [role for role in self.align.defense.needs if role not in roles]
+        if missing:
+            raise InputError(
+                f"{self.align.defense.name} needs data for the role {missing[0]!r}",
+                field="align.data.roles",
+                found=", ".join(self.align.data.roles),
+                expected=", ".join(self.align.defense.needs),
+            )
+        aligned = Align(
+            base=self.base,
+            defense=self.align.defense,
+            data=self.align.data.model_copy(update={"roles": roles}),
+            training=self.align.training,
+            lora=self.align.lora,
+        )
+        yield Evaluate(model=aligned, evaluate=self.evaluate)
+        if self.attack is not None:
+            yield Attack(
+                model=aligned,
+                attack=self.attack,
+                evaluate=self.evaluate,
+                eval_every=self.eval_every,
+                break_threshold=self.break_threshold,
+            )
+
+
+class Recipe(Value):
+    """A validated recipe: every cell of its matrix is a valid line."""
+
+    name: str
+    title: str
+    question: str = ""
+    description: str = ""
+    raw: JsonDict
+    lines: tuple[Line, ...]
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits over the resolved recipe."""
+        return digest(self.raw)
+
+    def stages(self) -> list[Stage]:
+        """The stages of all lines, each once."""
+        unique = {stage.folder: stage for line in self.lines for stage in line.stages()}
+        return list(unique.values())
+
+
+def bundled() -> dict[str, Path]:
+    """Name → file of the recipes that ship with the package."""
+    return {path.relative_to(BUNDLED).with_suffix("").as_posix(): path for path in sorted(BUNDLED.rglob("*.yaml"))}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a bundled recipe by name or a YAML file by path, apply `a.b.c=value` overrides, validate every cell.
+
+    Raises:
+        InputError: naming the file, the field, what was found and what is valid.
+    """
+    path = bundled().get(name, Path(name))
+    if not path.is_file():
+        raise InputError("no such recipe, and no such file", field="RECIPE", found=name, known=bundled())
+    raw = _read(path)
+    swept = {key.strip() for block in _blocks(raw, path) for keys in block for key in keys.split(",")}
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign:
+            raise InputError("not of the form a.b.c=value", file="--set", found=override)
+        clash = next((s for s in swept if s == key or s.startswith(key + ".") or key.startswith(s + ".")), None)
+        if clash is not None:
+            raise InputError(f"the matrix sweeps {clash!r}, so this would have no effect", file="--set", field=key)
+        set_field(raw, key, yaml.safe_load(text), file="--set")
+    about = {key: raw.get(key, "") for key in ("name", "title", "question", "description")}
+    about["name"], about["title"] = about["name"] or path.stem, about["title"] or path.stem
+    for key, value in about.items():
+        if not isinstance(value, str):
+            raise InputError("wrong type", file=path, field=key, found=value, expected="text")
+    lines = []
+    for cell in _cells(raw, path):
+        try:
+            lines.append(Line.model_validate(cell))
+        except ValidationError as error:
+            raise input_error(error, Line, cell, path) from None
+    recipe = Recipe(**about, raw=raw, lines=tuple(lines))
+    try:
+        recipe.stages()
+    except InputError as error:
+        raise error.located(file=path) from None
+    return recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
+    if not isinstance(raw, dict):
+        raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
+    known = (*_ABOUT, *Line.model_fields)
+    for key in raw:
+        if key not in known:
+            raise InputError("unknown key", file=path, field=str(key), found=key, known=known)
+    return raw
+
+
+def _blocks(raw: Mapping[str, Any], path: Path) -> list[dict[str, list[Any]]]:
+    matrix = raw.get("matrix") or {}
+    blocks = matrix if isinstance(matrix, list) else [matrix]
+    for block in blocks:
+        if not isinstance(block, dict):
+            raise InputError("a block of the matrix is a mapping", file=path, field="matrix", found=block)
+        for key, values in block.items():
+            if not isinstance(values, list) or not values:
+                raise InputError("expected a list of values", file=path, field=f"matrix.{key}", found=values)
+    return blocks
+
+
+def _cells(raw: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+    """The product of each block of the matrix; a key may name several fields that move together, with commas."""
+    line = {key: value for key, value in raw.items() if key not in _ABOUT}
+    for block in _blocks(raw, path):
+        for values in itertools.product(*block.values()):
+            cell = copy.deepcopy(line)
+            for keys, value in zip(block, values, strict=True):
+                for key in keys.split(","):
+                    set_field(cell, key.strip(), copy.deepcopy(value), file=path)
+            yield cell
+
+
+def set_field(tree: dict[str, Any], key: str, value: Any, file: object) -> None:
+    """Put a value at a dotted key of nested mappings and lists, making mappings on the way.
+
+    Raises:
+        InputError: if the key runs through something that holds no fields.
+    """
+    *above, last = key.split(".")
+    here: Any = tree
+    for name in above:
+        if isinstance(here, list):
+            here = here[int(name)] if name.isdigit() and int(name) < len(here) else None
+        else:
+            here = here.setdefault(name, {}) if isinstance(here, dict) else None
+        if not isinstance(here, dict | list):
+            raise InputError(f"{name!r} holds no fields", file=file, field=key)
+    if isinstance(here, list):
+        if not last.isdigit() or int(last) >= len(here):
+            raise InputError("no such entry of the list", file=file, field=key, found=last)
+        here[int(last)] = value
+    else:
+        here[last] = value

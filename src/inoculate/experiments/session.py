@@ -1,0 +1,113 @@
+"""One run of a recipe at a terminal: progress, the manifest that reports read, and the exit code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from inoculate.experiments.recipe import Recipe
+from inoculate.experiments.runner import Ran, in_order, run_stages
+from inoculate.experiments.stage import Context, Stage
+from inoculate.experiments.store import Store, environment, write_json
+
+
+def run_recipe(
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    path: Path,
+    workers: int,
+    device: str,
+    complain: Callable[[str, int], int],
+) -> int:
+    """Run a recipe's stages; 0 if all are done, 1 if one failed (the others are kept, and the failed ones named)."""
+    store, began = Store(path), time.monotonic()
+    context = Context(recipe=recipe.name, device=device)
+    with _bars() as bars:
+        ran = run_stages(stages, store, context, workers, _Display(bars, store, recipe.name).show)
+    _write_manifest(recipe, stages, ran, store, time.monotonic() - began)
+    for why in ran.failed.values():
+        complain(why, 1)
+    if ran.failed:
+        return complain(f"{len(ran.failed)} of {len(in_order(stages))} stages failed; run again to retry them", 1)
+    seconds = time.monotonic() - began
+    summary = f"{len(ran.done)} stages done, {ran.computed} of them computed now, in {seconds:.1f} s; store: {path}"
+    return complain(summary, 0)
+
+
+class Show:
+    """A bar for one stage."""
+
+    def __init__(self, name: str) -> None:
+        self._bars = _bars()
+        self._task = self._bars.add_task(name, total=None)
+
+    def __enter__(self) -> Show:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def steps(self, step: int, steps: int) -> None:
+        """Show that `step` of `steps` are made."""
+        self._bars.update(self._task, completed=step, total=steps)
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+class _Display:
+    """One bar for all stages, one for each running stage."""
+
+    def __init__(self, bars: Progress, store: Store, name: str) -> None:
+        self.bars, self.store = bars, store
+        self.whole = bars.add_task(name, total=None)
+        self.running: dict[str, TaskID] = {}
+
+    def show(self, ran: Ran, running: Sequence[Stage], total: int) -> None:
+        self.bars.update(self.whole, completed=len(ran.done), total=total)
+        for folder in set(self.running) - {stage.folder for stage in running}:
+            self.bars.remove_task(self.running.pop(folder))
+        for stage in running:
+            task = self.running.setdefault(stage.folder, TaskID(-1))
+            if task == -1:
+                task = self.running[stage.folder] = self.bars.add_task(f"  {stage.label()}", total=None)
+            try:
+                step, steps = map(int, self.store.progress_file(stage).read_text().split())
+            except (OSError, ValueError):
+                continue
+            self.bars.update(task, completed=step, total=steps)
+
+
+def _write_manifest(recipe: Recipe, stages: Sequence[Stage], ran: Ran, store: Store, wall_s: float) -> None:
+    """`recipes/<name>.json`: what was asked, and which folders hold the answer."""
+    folder = store.path / "recipes"
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{recipe.name.replace('/', '--')}.json"
+    entries: list[dict[str, Any]] = []
+    for stage in in_order(stages):
+        status = "failed" if stage.folder in ran.failed else store.status(stage) or "skipped"
+        entry = {"folder": stage.folder, "kind": stage.kind, "status": status, "label": stage.label()}
+        if stage.folder in ran.failed:
+            entry["error"] = ran.failed[stage.folder]
+        entries.append({**entry, "status": "done"} if status == "ok" else entry)
+    about = {
+        "name": recipe.name,
+        "title": recipe.title,
+        "description": recipe.description,
+        "question": recipe.question,
+        "hash": recipe.hash,
+        "recipe": recipe.raw,
+        "stages": entries,
+        "environment": environment(),
+        "wall_s": round(wall_s, 3),
+    }
+    if ran.computed or ran.failed or not file.exists():
+        write_json(file, about)

@@ -1,0 +1,116 @@
+"""Stages: frozen values with `run(out, upstream, context)`. A stage's hash names its folder in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from inoculate.core.errors import StageError
+from inoculate.core.hashing import digest
+from inoculate.core.records import Record, write_records
+from inoculate.core.types import Value
+from inoculate.data.sources import fingerprint
+from inoculate.evals.evaluate import Evaluation, Measured
+from inoculate.training.config import Training
+from inoculate.training.fit import Fitted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may know that is not part of its result: where it runs, and how it reports."""
+
+    recipe: str = ""
+    device: str = "auto"
+    save_every_s: float = 120.0
+    progress: Callable[[int, int], None] | None = None
+
+    def place(self, model: Any) -> Any:
+        """The model on this context's device."""
+        import torch
+
+        if self.device != "auto":
+            return model.to(self.device)
+        return model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+
+
+class Stage(Value):
+    """Base of all stages. `kind` and `version` enter the hash: raise a kind's version when its result changes."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def upstream(self) -> Sequence[Stage]:
+        """Stages whose folders `run` reads."""
+        return ()
+
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the data that this stage reads."""
+        return {}
+
+    @cached_property
+    def hash(self) -> str:
+        """12 hex digits over the value, its data and everything upstream."""
+        above = [stage.folder for stage in self.upstream()]
+        return digest([self.kind, self.version, self.model_dump(mode="json"), self.fingerprints(), above])
+
+    @property
+    def folder(self) -> str:
+        """The name of this stage's folder in a store."""
+        return f"{self.kind}-{self.hash}"
+
+    def label(self) -> str:
+        """A few words for progress lines and reports."""
+        return self.kind
+
+    def provenance(self) -> Record:
+        """A record of this stage with every column but the measurement."""
+        return Record(metric="", value=0.0, stage=self.folder)
+
+    def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
+        """Do the work in `out`; return the status, `ok` or `diverged`."""
+        raise NotImplementedError
+
+
+def with_checkpointing(model: Any, training: Training) -> Any:
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model
+
+
+def evaluation_fingerprints(evaluation: Evaluation) -> dict[str, str]:
+    parts = (evaluation.restricted, evaluation.ordinary, evaluation.task)
+    return {f"{part.source}#{part.split}": fingerprint(part.source, part.split) for part in parts if part is not None}
+
+
+def gave_up(blank: Record, context: Context, fitted: Fitted) -> Record:
+    return replace(
+        blank, recipe=context.recipe, metric="harmful_score", value=None, status="diverged", step=fitted.step
+    )
+
+
+def save_model(out: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    try:
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    except OSError as error:
+        raise StageError(f"{out}: the model could not be written: {error}") from error
+
+
+def write_responses(out: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with (out / "responses.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_snapshot(out: Path, blank: Record, measured: Measured) -> None:
+    """Records and responses of a model that was measured once, with nothing trained on it."""
+    write_records(out / "records.jsonl", [replace(blank, step=0, **row) for row in measured.rows])
+    write_responses(out, [{"step": 0, **row} for row in measured.responses])

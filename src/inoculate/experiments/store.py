@@ -1,0 +1,146 @@
+"""The store: one folder per stage, named by kind and hash. Work happens in `.partial`; a rename is the commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from inoculate.core.errors import InputError, StageError
+from inoculate.core.records import Record, write_records
+from inoculate.experiments.stage import Context, Stage
+
+
+class Store:
+    """Results by content. A folder without `.partial` or `.failed` in its name is whole.
+
+    Raises:
+        InputError: if the folder cannot be made or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".write-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"the store cannot be written: {error.strerror}", file=path, field="--store") from None
+
+    def folder(self, stage: Stage) -> Path:
+        """Where the stage's result is, or will be."""
+        return self.path / stage.folder
+
+    def has(self, stage: Stage) -> bool:
+        """Whether the stage is done."""
+        return (self.folder(stage) / "stage.json").exists()
+
+    def status(self, stage: Stage) -> str | None:
+        """`ok` or `diverged` for a stage that is done, else None."""
+        return json.loads((self.folder(stage) / "stage.json").read_text())["status"] if self.has(stage) else None
+
+    def progress_file(self, stage: Stage) -> Path:
+        """Where a running stage says how far it is: two integers."""
+        return self.path / f"{stage.folder}.partial" / "progress"
+
+    def run(self, stage: Stage, context: Context) -> Path:
+        """Run a stage unless it is done; a cut-off run is resumed from its checkpoint.
+
+        Raises:
+            StageError: if the stage fails; what it left stays in `.partial`, and a `failed` record beside it.
+        """
+        final, partial = self.folder(stage), self.path / f"{stage.folder}.partial"
+        lock = FileLock(self.path / f".{stage.folder}.lock")
+        try:
+            lock.acquire(timeout=0.05)
+        except Timeout:
+            lock.acquire()  # another process is at it: its result is ours
+        try:
+            if self.has(stage):
+                return final
+            partial.mkdir(exist_ok=True)
+            started, clock = datetime.now(UTC), time.monotonic()
+            upstream = {above.folder: self.folder(above) for above in stage.upstream()}
+            try:
+                status = stage.run(partial, upstream, context)
+            except Exception as error:
+                self._failed(stage, context, error)
+                raise
+            (partial / "progress").unlink(missing_ok=True)
+            about = {
+                "kind": stage.kind,
+                "hash": stage.hash,
+                "label": stage.label(),
+                "value": stage.model_dump(mode="json"),
+                "fingerprints": stage.fingerprints(),
+                "upstream": list(upstream),
+                "status": status,
+                "started": started.isoformat(timespec="seconds"),
+                "wall_s": round(time.monotonic() - clock, 3),
+                "peak_memory_gib": round(peak_memory_gib(), 3),
+                "environment": environment(),
+            }
+            write_json(partial / "stage.json", about)
+            shutil.rmtree(self.path / f"{stage.folder}.failed", ignore_errors=True)
+            partial.rename(final)
+            return final
+        except OSError as error:
+            raise StageError(f"{stage.label()}: {error.strerror or error} ({error.filename or partial})") from error
+        finally:
+            lock.release()
+
+    def _failed(self, stage: Stage, context: Context, error: Exception) -> None:
+        folder = self.path / f"{stage.folder}.failed"
+        try:
+            folder.mkdir(exist_ok=True)
+            blank = stage.provenance()
+            write_records(folder / "records.jsonl", [_failure(blank, context.recipe)])
+            write_json(folder / "error.json", {"label": stage.label(), "error": f"{type(error).__name__}: {error}"})
+        except OSError:
+            return  # the disk is full: the error itself still reaches the caller
+
+
+def _failure(blank: Record, recipe: str) -> Record:
+    from dataclasses import replace
+
+    return replace(blank, recipe=recipe, metric="harmful_score", value=None, status="failed")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def peak_memory_gib() -> float:
+    """Peak resident memory of this process, GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def environment() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    import torch
+
+    packages = {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "tokenizers")}
+    from inoculate import __version__
+
+    return {
+        "inoculate": __version__,
+        "python": platform.python_version(),
+        **packages,
+        "platform": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,86 @@
+"""LoRA adapters through peft, and the two ways an attack may go on from an aligned adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt
+
+from inoculate.core.errors import InputError
+from inoculate.core.types import Positive, Value
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+AdapterMode = Literal["full", "continue", "merge"]
+"""`full`: all weights are trained. `continue`: the attack goes on with the alignment's LoRA. `merge`: the alignment's
+LoRA is merged into the base and a fresh one is trained. The published Booster table compares Booster under `continue`
+with baselines under `merge`; so the mode stands on every record."""
+
+
+class Lora(Value):
+    """A LoRA adapter, under peft's names."""
+
+    r: PositiveInt = 32
+    lora_alpha: Positive = 4
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj")
+
+
+def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    """Mount a fresh LoRA: adapters in float32 also on a bf16 base (a step of 0.1 over 4 M bf16 weights moves only half
+    of them), everything else frozen. The seed fixes the initial weights.
+
+    Raises:
+        InputError: if the model has none of the target modules.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    options = lora.model_dump()
+    if not isinstance(lora.target_modules, str):
+        options["target_modules"] = list(lora.target_modules)
+        leaves = {name.rpartition(".")[2] for name, _ in model.named_modules() if name}
+        for target in lora.target_modules:
+            if target.rpartition(".")[2] not in leaves:
+                raise InputError(
+                    "the model has no such module", field="lora.target_modules", found=target, known=leaves
+                )
+    config = LoraConfig(task_type="CAUSAL_LM", **options)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def prepare_attack(model: nn.Module, mode: AdapterMode, lora: Lora | None, seed: int) -> nn.Module:
+    """Make an aligned model ready for fine-tuning under the given mode.
+
+    Args:
+        model: a plain model, or a peft model holding the alignment's adapter.
+        lora: the shape of the fresh adapter for `merge`.
+
+    Raises:
+        InputError: if `continue` is asked of a model without an adapter, or `full`/`merge` cannot be had.
+    """
+    from peft import PeftModel
+
+    if mode == "continue":
+        if not isinstance(model, PeftModel):
+            raise InputError(
+                "the model has no adapter to go on with", field="adapter_mode", found=mode, expected="full or merge"
+            )
+        for name, weight in model.named_parameters():
+            weight.requires_grad_("lora_" in name)
+        return model
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    if mode == "merge":
+        if lora is None:
+            raise InputError(
+                "merge trains a fresh LoRA, whose shape is missing", field="lora", found=None, expected="r, …"
+            )
+        return add_lora(model, lora, seed)  # type: ignore[arg-type]
+    model.requires_grad_(True)
+    return model

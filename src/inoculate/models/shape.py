@@ -1,0 +1,102 @@
+"""The size of a model from its configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from inoculate.core.errors import InputError
+from inoculate.models.checkpoint import (
+    ASSET,
+    CONFIG,
+    base_of,
+    explained,
+    first_line,
+    locate,
+    named,
+    packaged_model,
+    read_json,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# What has to be known of a packaged model, so that a plan downloads nothing.
+_CONFIGS: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        "smollm2": {
+            "model_type": "llama",
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "tie_word_embeddings": True,
+        }
+    }
+)
+
+
+def model_shape(address: str, expected: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Size of a model from its configuration alone, built on the meta device: no weight is read or downloaded.
+
+    Args:
+        expected: a configuration with its `model_type`, used for a hub id that is not in the local cache.
+
+    Returns:
+        `parameters` (tied weights counted once), `hidden_size`, `layers`, `vocab_size`.
+
+    Raises:
+        InputError: if there is no configuration.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = _config(address, expected)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"not the configuration of a causal language model: {first_line(error)}", file=address
+        ) from None
+    text = config.get_text_config()
+    return {
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "hidden_size": text.hidden_size,
+        "layers": text.num_hidden_layers,
+        "vocab_size": text.vocab_size,
+    }
+
+
+def _config(address: str, expected: Mapping[str, Any] | None) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    if address.startswith(ASSET):
+        return _described(_CONFIGS[packaged_model(address)], address)
+    place = locate(address)
+    if place.kind == "adapter" and place.path is not None:
+        return _config(base_of(place.path)[0], expected)
+    name, options = named(place, None)
+    if place.kind == "hub" and expected is not None:
+        try:
+            return AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError):
+            return _described(expected, address)
+    if place.kind == "folder" and place.path is not None:
+        read_json(place.path / CONFIG)
+    with explained(place, "configuration"):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
+
+
+def _described(config: Mapping[str, Any], address: str) -> PretrainedConfig:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    model_type = str(config.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        raise InputError(
+            "no such model type", file=address, field="model_type", found=model_type, known=CONFIG_MAPPING.keys()
+        )
+    return AutoConfig.for_model(model_type, **{key: value for key, value in config.items() if key != "model_type"})

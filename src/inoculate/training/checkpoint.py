@@ -1,0 +1,73 @@
+"""Checkpoints without pickle: trainable weights and optimizer state as safetensors, the rest as JSON.
+
+RNG and data position need no saving: both are functions of the seed and the step (see `fit` and `Feed`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+_FOLDER = "checkpoint"
+
+
+def save_checkpoint(out: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+    """Write a checkpoint beside the last one, then swap: a kill at any moment leaves one that is whole."""
+    fresh = out / f"{_FOLDER}.{step}.partial"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters() if weight.requires_grad}
+    save_file(weights, fresh / "weights.safetensors")
+    state = {
+        f"{index}.{name}": tensor.contiguous()
+        for index, slots in optimizer.state_dict()["state"].items()
+        for name, tensor in slots.items()
+        if tensor is not None
+    }
+    save_file(state, fresh / "optimizer.safetensors")
+    progress = {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"}
+    (fresh / "progress.json").write_text(json.dumps({"step": step, "schedule": progress}))
+    before = _newest(out)
+    fresh.rename(out / f"{_FOLDER}.{step}")
+    if before is not None and before.name != f"{_FOLDER}.{step}":
+        shutil.rmtree(before)
+
+
+def load_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
+    """Put model, optimizer and schedule back as they were; return the step, or 0 when there is no checkpoint."""
+    folder = _newest(out)
+    if folder is None:
+        return 0
+    saved = load_file(folder / "weights.safetensors")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                weight.copy_(saved[name])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(folder / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    progress = json.loads((folder / "progress.json").read_text())
+    groups = optimizer.state_dict()["param_groups"]
+    for group, rate in zip(groups, progress["schedule"]["_last_lr"], strict=True):
+        group["lr"] = rate
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    schedule.load_state_dict(progress["schedule"] | {"lr_lambdas": schedule.state_dict()["lr_lambdas"]})
+    return int(progress["step"])
+
+
+def remove_checkpoints(out: Path) -> None:
+    """Delete all checkpoints, whole and partial."""
+    for folder in out.glob(f"{_FOLDER}.*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _newest(out: Path) -> Path | None:
+    whole = [folder for folder in out.glob(f"{_FOLDER}.*") if folder.suffix[1:].isdigit()]
+    return max(whole, key=lambda folder: int(folder.suffix[1:]), default=None)

@@ -1,0 +1,58 @@
+"""Training arguments, under Hugging Face's names."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from inoculate.core.types import Positive, Value
+
+
+class Training(Value):
+    """One training run. The defaults are what the Booster paper uses at alignment, but for the length."""
+
+    learning_rate: Positive = 5e-4
+    max_steps: NonNegativeInt | None = None
+    """Optimizer steps; overrides `num_train_epochs`."""
+    num_train_epochs: Positive = 20
+    """Epochs over the role `align`."""
+    per_device_train_batch_size: PositiveInt = 10
+    gradient_accumulation_steps: PositiveInt = 1
+    """Micro-batches per optimizer step. Their losses are weighted by answer tokens, so 8 × 1 is 1 × 8."""
+    max_grad_norm: Positive | None = 1.0
+    """Clips the L2 norm of the whole combined gradient; null leaves it alone."""
+    optim: Literal["adamw_torch", "sgd"] = "adamw_torch"
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    adam_epsilon: Positive = 1e-8
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    bf16: bool = False
+    """Autocast forward passes to bfloat16; weights keep their own precision."""
+    gradient_checkpointing: bool = False
+    packing: bool = True
+    """Train without padding where the model's attention allows it; the loss is the same."""
+    seed: int = 0
+    """Order of the data, and dropout."""
+    logging_steps: PositiveInt = 10
+    report_to: tuple[str, ...] = ()
+    """Trackers that accelerate knows (tensorboard, trackio, wandb, mlflow, …); metrics.jsonl is always written."""
+
+    @model_validator(mode="after")
+    def _warmup_is_used(self) -> Training:
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            raise ValueError("warmup_steps has no effect with lr_scheduler_type: constant; use constant_with_warmup")
+        return self
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of each role that one optimizer step sees."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of a run over `rows` rows of the role `align`."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, round(self.num_train_epochs * -(-rows // self.rows_per_step)))

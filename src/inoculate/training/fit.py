@@ -1,0 +1,189 @@
+"""The loop: every training run of this package, of a defense or of an attacker, is `fit`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from inoculate.core.errors import InputError
+from inoculate.core.seeds import derive
+from inoculate.core.types import Defense
+from inoculate.data.batches import Feed
+from inoculate.models.loss import device_of
+from inoculate.models.packing import packed_attention
+from inoculate.models.weights import averaged, trainable
+from inoculate.training.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from inoculate.training.config import Training
+from inoculate.training.optim import build_optimizer, build_schedule
+
+Observe = Callable[[int], list[dict[str, Any]]]
+"""Called with the number of steps made; returns JSON rows to keep."""
+
+
+class Fitted(NamedTuple):
+    """How a run ended. `diverged`: a loss or gradient was not finite, at `step`."""
+
+    status: Literal["ok", "diverged"]
+    step: int
+    observations: list[dict[str, Any]]
+
+
+def fit(
+    model: nn.Module,
+    defense: Defense,
+    feeds: Mapping[str, Feed],
+    training: Training,
+    *,
+    out: Path | None = None,
+    observe: Observe | None = None,
+    observe_at: Collection[int] = (),
+    save_every_s: float = 120.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fitted:
+    """Train the model's trainable weights, in place.
+
+    Args:
+        model: on the device to train on.
+        defense: the objective; it needs one feed for each of its roles.
+        feeds: role → feed. Step s takes batch s of every feed, so nothing but s decides what is seen.
+        training: the arguments; `max_steps` or epochs over the role `align`.
+        out: where metrics.jsonl, observations.jsonl and checkpoints go; a run that was cut off there is resumed, and
+            goes on bit for bit as if it had not been. None keeps nothing.
+        observe, observe_at: called before step s for s in `observe_at` (the last may be the number of steps).
+        save_every_s: seconds between checkpoints; 0 saves after every step.
+        progress: called with (steps made, steps in all).
+
+    Raises:
+        InputError: if a role has no feed.
+    """
+    missing = [role for role in defense.needs if role not in feeds]
+    if missing:
+        raise InputError(f"{defense.name} needs data for the role {missing[0]!r}", field="data", known=feeds)
+    steps = training.steps(len(feeds["align"]))
+    run = _Run(model, training, steps, out)
+    device, began = device_of(model), time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
+        if any(feed.layout == "varlen" for feed in feeds.values()):
+            stack.enter_context(packed_attention(model))
+        was_training = model.training
+        stack.callback(model.train, was_training)
+        model.train()
+        while True:
+            if observe is not None and run.step in observe_at and run.step not in run.observed:
+                model.eval()
+                run.keep(observe(run.step))
+                model.train()
+            if progress is not None:
+                progress(run.step, steps)
+            if run.step == steps:
+                break
+            if out is not None and run.step > run.saved_step and time.monotonic() - began >= save_every_s:
+                run.save()
+                began = time.monotonic()
+            if not run.advance(defense, feeds, device):
+                return run.end("diverged")
+        return run.end("ok")
+
+
+class _Run:
+    """What changes while a run goes on: step, optimizer, schedule, and the two logs."""
+
+    def __init__(self, model: nn.Module, training: Training, steps: int, out: Path | None) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(log_with=list(training.report_to) or None, project_dir=out)
+        if self.accelerator.num_processes > 1:
+            raise InputError("training in several processes is not there yet", field="accelerate launch")
+        if training.report_to:
+            self.accelerator.init_trackers("inoculate", config=training.model_dump(exclude={"report_to"}))
+        self.model, self.training, self.out = model, training, out
+        self.optimizer = build_optimizer(trainable(model), training)
+        self.schedule = build_schedule(self.optimizer, training, steps)
+        self.step = self.saved_step = 0
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            self.step = self.saved_step = load_checkpoint(out, model, self.optimizer, self.schedule)
+        self.observations = self._reopen("observations.jsonl", self.step or -1)
+        self.observed = {row["step"] for row in self.observations}
+        self._reopen("metrics.jsonl", self.step - 1)
+
+    def advance(self, defense: Defense, feeds: Mapping[str, Feed], device: torch.device) -> bool:
+        """Make one optimizer step; False if a loss or the gradient was not finite, with the weights as they were."""
+        training, started = self.training, time.monotonic()
+        torch.manual_seed(derive(training.seed, "step", self.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = training.gradient_accumulation_steps
+        batches = {
+            role: [
+                {name: t.to(device) for name, t in batch.items()} for batch in feeds[role].batches_at(self.step, parts)
+            ]
+            for role in defense.needs
+        }
+        calls = min(len(role) for role in batches.values())
+        measured: dict[str, float] = {}
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.bf16)
+        with autocast, averaged(self.model, calls):
+            for i in range(calls):
+                for name, value in defense.backward(self.model, {role: [b[i]] for role, b in batches.items()}).items():
+                    measured[name] = measured.get(name, 0.0) + value / calls
+        limit = training.max_grad_norm or math.inf
+        measured["grad_norm"] = float(self.accelerator.clip_grad_norm_(trainable(self.model), limit))
+        if not all(map(math.isfinite, measured.values())):
+            return False
+        measured["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        self.optimizer.step()
+        self.schedule.step()
+        if self.step % training.logging_steps == 0:
+            self._log("metrics.jsonl", {"step": self.step, **measured, "step_s": time.monotonic() - started})
+            if training.report_to:
+                self.accelerator.log(measured, step=self.step)
+        self.step += 1
+        return True
+
+    def keep(self, rows: list[dict[str, Any]]) -> None:
+        self.observed.add(self.step)
+        for row in rows:
+            self.observations.append({"step": self.step, **row})
+            self._log("observations.jsonl", self.observations[-1])
+
+    def save(self) -> None:
+        assert self.out is not None
+        save_checkpoint(self.out, self.step, self.model, self.optimizer, self.schedule)
+        self.saved_step = self.step
+
+    def end(self, status: Literal["ok", "diverged"]) -> Fitted:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.training.report_to:
+            self.accelerator.end_training()
+        if self.out is not None:
+            remove_checkpoints(self.out)
+        return Fitted(status, self.step, self.observations)
+
+    def _log(self, name: str, row: dict[str, Any]) -> None:
+        if self.out is not None:
+            with (self.out / name).open("a", encoding="utf-8") as log:
+                log.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def _reopen(self, name: str, last_step: int) -> list[dict[str, Any]]:
+        """Rows of a cut-off run up to `last_step`; later ones, and a torn line, are dropped: they will come again."""
+        if self.out is None or not (self.out / name).exists():
+            return []
+        kept = []
+        for line in (self.out / name).read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if row["step"] <= last_step:
+                kept.append(row)
+        (self.out / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        return kept

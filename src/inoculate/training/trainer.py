@@ -1,0 +1,61 @@
+"""The bridge for people who already have a pipeline: transformers' Trainer, with any defense as its objective."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer
+
+from inoculate.core.errors import InputError
+from inoculate.core.types import Defense
+from inoculate.models.weights import averaged
+
+
+class DefenseTrainer(Trainer):
+    """`Trainer(…, defense=Booster(), role_datasets={"harmful": dataset})`; `train_dataset` plays the role `align`.
+
+    Args:
+        defense: the objective; `compute_loss` and label smoothing are not used.
+        role_datasets: a dataset for each of the defense's other roles, collated like `train_dataset`, drawn in batches
+            of `per_device_train_batch_size` as often as needed.
+
+    Raises:
+        InputError: if a role has no dataset.
+    """
+
+    def __init__(
+        self, *args: Any, defense: Defense, role_datasets: Mapping[str, Dataset[Any]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.defense = defense
+        given = role_datasets or {}
+        missing = [role for role in defense.needs if role != "align" and role not in given]
+        if missing:
+            raise InputError(f"{defense.name} needs a dataset for {missing[0]!r}", field="role_datasets", known=given)
+        self._roles = {role: self._endless(given[role]) for role in defense.needs if role != "align"}
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch: the defense's gradient, over the number of accumulation steps, is added to `.grad`."""
+        model.train()
+        drawn = {"align": inputs} | {role: next(batches) for role, batches in self._roles.items()}
+        batches = {role: [self._prepare_inputs(batch)] for role, batch in drawn.items()}
+        with self.compute_loss_context_manager(), averaged(model, self.args.gradient_accumulation_steps):
+            metrics = self.defense.backward(model, batches)
+        torch.rand(1)  # backward leaves the RNG as it was; the next step's dropout must be another
+        return torch.tensor(metrics["align_loss"], device=self.args.device) / self.args.gradient_accumulation_steps
+
+    def _endless(self, dataset: Dataset[Any]) -> Iterator[dict[str, Any]]:
+        shuffle = torch.Generator().manual_seed(self.args.seed)
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            shuffle=True,
+            generator=shuffle,
+            collate_fn=self.data_collator,
+        )
+        return itertools.chain.from_iterable(itertools.repeat(loader))

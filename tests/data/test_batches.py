@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import torch
+
+from inoculate.data.batches import IGNORED, Feed, pack, pad
+from inoculate.data.templates import Encoded
+
+ROWS = [Encoded([10 + i] * (3 + i), 2) for i in range(5)]
+
+
+def test_pad():
+    batch = pad([Encoded([5, 6, 7], 1), Encoded([8, 9], 1)], pad_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [IGNORED, 9, IGNORED]]
+
+
+def test_pack():
+    batch = pack([Encoded([5, 6, 7], 1), Encoded([8, 9], 1)])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7, IGNORED, 9]]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 5]
+
+
+def feed(batch_size=2, seed=0, role="align"):
+    return Feed(ROWS, batch_size, seed, role)
+
+
+def test_an_epoch_sees_every_row_once_and_epochs_differ():
+    stream = feed()
+    assert stream.steps_per_epoch == 3
+    first = [row.ids[0] for step in range(3) for row in stream.rows_at(step)]
+    later = [[row.ids[0] for step in range(e * 3, e * 3 + 3) for row in stream.rows_at(step)] for e in range(1, 6)]
+    assert sorted(first) == [10, 11, 12, 13, 14]
+    assert all(sorted(order) == sorted(first) for order in later)
+    assert any(order != first for order in later)
+
+
+def test_a_batch_depends_on_nothing_but_its_address():
+    fresh, used = feed(), feed()
+    for step in (7, 2, 0):
+        used.rows_at(step)
+    assert fresh.rows_at(4) == used.rows_at(4)
+    assert [feed(seed=1).rows_at(s) for s in range(9)] != [feed(seed=2).rows_at(s) for s in range(9)]
+    assert [feed(role="align").rows_at(s) for s in range(9)] != [feed(role="harmful").rows_at(s) for s in range(9)]
+
+
+def test_micro_batches_weigh_by_answer_tokens():
+    """Weights times token counts, over the number of parts, are the shares of all answer tokens."""
+    stream = feed(batch_size=5)
+    parts = stream.batches_at(0, micro_batches=3)
+    counts = [int((part["labels"] != IGNORED).sum()) for part in parts]
+    weights = [float(part["loss_weight"]) for part in parts]
+    assert len(parts) == 3 and len(set(counts)) > 1
+    assert torch.allclose(torch.tensor(weights) / 3, torch.tensor(counts) / sum(counts))

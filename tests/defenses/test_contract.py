@@ -1,0 +1,123 @@
+"""One contract that every defense passes, on a language model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from inoculate.core.types import Defense
+from inoculate.defenses import DEFENSES
+from inoculate.models.adapters import Lora, add_lora
+
+LORA = Lora(r=4, lora_alpha=8, target_modules=("q_proj", "v_proj"))
+defenses = pytest.mark.parametrize("defense", [kind() for kind in DEFENSES.values()], ids=list(DEFENSES))
+
+
+def grads(model):
+    return [None if weight.grad is None else weight.grad.clone() for weight in model.parameters()]
+
+
+def needed(defense, batches):
+    return {role: batches[role] * count for role, count in defense.needs.items()}
+
+
+def with_dropout(model):
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.3
+    return model
+
+
+@defenses
+def test_conforms(defense):
+    assert isinstance(defense, Defense)
+    assert DEFENSES[defense.name] is type(defense)
+
+
+@defenses
+@pytest.mark.parametrize("training", [True, False])
+def test_leaves_everything_as_found(defense, tiny, batches, training):
+    with_dropout(tiny).train(training)
+    weights = [weight.clone() for weight in tiny.parameters()]
+    flags = [weight.requires_grad for weight in tiny.parameters()]
+    rng = torch.get_rng_state()
+    defense.backward(tiny, needed(defense, batches))
+    assert all(torch.equal(a, b) for a, b in zip(weights, tiny.parameters(), strict=True))
+    assert [weight.requires_grad for weight in tiny.parameters()] == flags
+    assert torch.equal(rng, torch.get_rng_state())
+    assert tiny.training is training
+    assert all(not m._forward_hooks and not m._forward_pre_hooks and not m._backward_hooks for m in tiny.modules())
+
+
+@defenses
+def test_all_passes_of_a_step_share_one_dropout_mask(defense, tiny, batches):
+    """Two calls from one RNG state agree; and with a vanishing step, h(w) − h(w − α ĝ) vanishes too."""
+    model = with_dropout(tiny).train()
+    if "alpha" in type(defense).model_fields:
+        measured = type(defense)(alpha=1e-9).backward(model, batches)
+        assert measured["harmful_drop"] == 0
+        model.zero_grad()
+    defense.backward(model, needed(defense, batches))
+    first = grads(model)
+    model.zero_grad()
+    defense.backward(model, needed(defense, batches))
+    assert all(torch.equal(a, b) for a, b in zip(first, grads(model), strict=True))
+
+
+@defenses
+def test_an_error_midway_restores_the_weights(defense, tiny, batches):
+    weights = [weight.clone() for weight in tiny.parameters()]
+    calls = 0
+    forward = tiny.forward
+
+    def failing(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == len(defense.needs) + 1:
+            raise RuntimeError("out of memory")
+        return forward(*args, **kwargs)
+
+    tiny.forward = failing
+    if len(defense.needs) > 1:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            defense.backward(tiny, needed(defense, batches))
+    assert all(torch.equal(a, b) for a, b in zip(weights, tiny.parameters(), strict=True))
+
+
+@defenses
+def test_calls_add_up(defense, tiny, batches):
+    given = needed(defense, batches)
+    defense.backward(tiny, given)
+    once = grads(tiny)
+    defense.backward(tiny, given)
+    for twice, single in zip(grads(tiny), once, strict=True):
+        assert_close(twice, 2 * single)
+
+
+@defenses
+def test_frozen_weights_get_no_gradient(defense, tiny, batches):
+    model = add_lora(tiny, LORA, seed=0)
+    defense.backward(model, needed(defense, batches))
+    for name, weight in model.named_parameters():
+        assert (weight.grad is not None) == ("lora_" in name), name
+
+
+@defenses
+def test_loss_weight_scales(defense, tiny, batches):
+    defense.backward(tiny, needed(defense, batches))
+    whole = grads(tiny)
+    tiny.zero_grad()
+    halved = {role: [{**b, "loss_weight": torch.tensor(0.5)} for b in given] for role, given in batches.items()}
+    defense.backward(tiny, needed(defense, halved))
+    for half, full in zip(grads(tiny), whole, strict=True):
+        assert_close(half, full / 2)
+
+
+@defenses
+def test_bf16_base_under_fp32_adapters(defense, tiny, batches):
+    model = add_lora(tiny.to(torch.bfloat16), LORA, seed=0)
+    defense.backward(model, needed(defense, batches))
+    found = [weight.grad for weight in model.parameters() if weight.requires_grad]
+    assert all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in found)
+    assert any(grad.abs().sum() > 0 for grad in found)

@@ -1,0 +1,204 @@
+"""The loop: by hand on a bowl, then what must hold on a language model."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from inoculate.core.errors import InputError
+from inoculate.data.batches import Feed
+from inoculate.defenses import SFT, Booster
+from inoculate.models.sandbox import TinyLlama
+from inoculate.training.config import Training
+from inoculate.training.fit import fit
+from tests.conftest import Bowls, bowl
+
+
+def model_of(tokenizer):
+    return TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+
+
+def feeds_of(rows, batch_size=8, **options):
+    return {role: Feed(encoded, batch_size, 0, role, **options) for role, encoded in rows.items()}
+
+
+def weights_of(model):
+    return [weight.detach().clone() for weight in model.parameters()]
+
+
+class BowlFeed(Feed):
+    """A feed of one bowl."""
+
+    def __init__(self):
+        super().__init__([SimpleNamespace()], 1, 0, "align")
+
+    def batches_at(self, step, micro_batches=1):
+        return [bowl((0.0, 0.0), 1.0)]
+
+
+def test_sgd_by_hand_and_the_clip_is_of_the_combined_gradient():
+    """∇ = w; unclipped: w ← .9 w twice. Clipped to 1: a step of length .1 along w."""
+    model = Bowls((3.0, 4.0))
+    fit(model, SFT(), {"align": BowlFeed()}, Training(learning_rate=0.1, optim="sgd", max_steps=2, max_grad_norm=None))
+    assert_close(model.w.detach(), torch.tensor([3.0, 4.0]) * 0.81)
+    model = Bowls((3.0, 4.0))
+    fit(model, SFT(), {"align": BowlFeed()}, Training(learning_rate=0.1, optim="sgd", max_steps=1, max_grad_norm=1.0))
+    assert_close(model.w.detach(), torch.tensor([3.0, 4.0]) - 0.1 * torch.tensor([0.6, 0.8]), rtol=1e-4, atol=1e-5)
+
+
+def test_schedule():
+    model, seen = Bowls((1.0, 0.0)), []
+    training = Training(learning_rate=0.1, optim="sgd", max_steps=4, lr_scheduler_type="linear", max_grad_norm=None)
+    fit(model, SFT(), {"align": BowlFeed()}, training, observe=lambda s: seen.append(model.w[0].item()) or [], observe_at=range(5))
+    factors = [later / earlier for earlier, later in zip(seen, seen[1:], strict=False)]
+    assert factors == pytest.approx([1 - 0.1, 1 - 0.075, 1 - 0.05, 1 - 0.025])
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(2, 4), (1, 8), (4, 2)])
+def test_accumulation_is_one_batch(tokenizer, rows, batch, parts):
+    """8 × 1 is 1 × 8, although the answers differ in length."""
+    mixed = {"align": [*rows["align"][:16], *rows["harmful"][:16]]}
+    ended = []
+    for size, steps in ((8, 1), (batch, parts)):
+        model = model_of(tokenizer)
+        training = Training(
+            learning_rate=1e-2, optim="sgd", max_steps=4, per_device_train_batch_size=size, gradient_accumulation_steps=steps
+        )
+        fit(model, SFT(), feeds_of(mixed), training)
+        ended.append(weights_of(model))
+    for one, many in zip(*ended, strict=True):
+        assert_close(one, many, rtol=1e-4, atol=1e-6)
+
+
+def test_packing_is_the_same_trajectory(tokenizer, rows):
+    ended = []
+    for layout in ("padded", "causal", "varlen"):
+        model = model_of(tokenizer)
+        fit(model, Booster(), feeds_of(rows, layout=layout), Training(learning_rate=1e-2, optim="sgd", max_steps=4))
+        ended.append(weights_of(model))
+    for padded, causal, packed in zip(*ended, strict=True):
+        assert_close(padded, causal, rtol=1e-4, atol=1e-6)
+        assert_close(padded, packed, rtol=1e-4, atol=1e-6)
+
+
+class Killed(BaseException):
+    """Stands for kill −9: nothing catches it, nothing is cleaned up."""
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("defense", [SFT(), Booster()])
+@pytest.mark.parametrize("killed_at", [1, 5, 6])
+def test_a_killed_run_resumes_bit_for_bit(tokenizer, rows, tmp_path, defense, schedule, killed_at):
+    training = Training(learning_rate=1e-3, max_steps=9, lr_scheduler_type=schedule, logging_steps=1, weight_decay=0.1)
+
+    def run(model, out, die=None):
+        def progress(step, steps):
+            if step == die:
+                raise Killed
+
+        def observe(step):
+            return [{"metric": "norm", "value": float(model.model.norm.weight.sum())}]
+
+        return fit(
+            model,
+            defense,
+            feeds_of(rows),
+            training,
+            out=out,
+            observe=observe,
+            observe_at={0, 3, 6, 9},
+            save_every_s=0,
+            progress=progress,
+        )
+
+    whole = model_of(tokenizer)
+    expected = run(whole, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(model_of(tokenizer), tmp_path / "cut", die=killed_at)
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 5, "torn')
+    resumed = model_of(tokenizer)
+    found = run(resumed, tmp_path / "cut")
+    assert found == expected
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    for name in ("observations.jsonl", "metrics.jsonl"):
+        logs = [
+            [{k: v for k, v in json.loads(line).items() if k != "step_s"} for line in (tmp_path / d / name).open()]
+            for d in ("whole", "cut")
+        ]
+        assert logs[0] == logs[1]
+    assert not list((tmp_path / "cut").glob("checkpoint*"))
+
+
+def test_resume_does_not_start_over(tokenizer, rows, tmp_path):
+    steps = []
+
+    def progress(step, total):
+        steps.append(step)
+        if len(steps) == 5:
+            raise Killed
+
+    options = {"out": tmp_path, "save_every_s": 0, "progress": progress}
+    for _ in range(2):
+        try:
+            fit(model_of(tokenizer), SFT(), feeds_of(rows), Training(max_steps=6), **options)
+        except Killed:
+            pass
+    assert steps[:5] == [0, 1, 2, 3, 4] and steps[5] >= 3
+
+
+def test_divergence_is_a_status(tokenizer, rows):
+    model = model_of(tokenizer)
+    fitted = fit(model, SFT(), feeds_of(rows), Training(learning_rate=1e30, optim="sgd", max_steps=20, max_grad_norm=None))
+    assert fitted.status == "diverged"
+    assert fitted.step < 20
+
+
+def test_a_role_without_data_is_named():
+    with pytest.raises(InputError, match="harmful"):
+        fit(Bowls((0.0, 0.0)), Booster(), {"align": BowlFeed()}, Training(max_steps=1))
+
+
+def test_mode_and_rng_are_left_alone(tokenizer, rows):
+    model = model_of(tokenizer).eval()
+    before = torch.get_rng_state()
+    fit(model, SFT(), feeds_of(rows), Training(max_steps=2))
+    assert not model.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_bf16_autocast_trains(tokenizer, rows):
+    model = model_of(tokenizer)
+    seen = []
+    fit(
+        model,
+        SFT(),
+        feeds_of(rows),
+        Training(learning_rate=5e-3, max_steps=30, bf16=True, logging_steps=1),
+        observe=lambda step: seen.append(SFT().backward(model, {"align": feeds_of(rows)["align"].batches_at(0)})) or [],
+        observe_at={0, 30},
+    )
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+    assert seen[1]["align_loss"] < 0.7 * seen[0]["align_loss"]
+
+
+def test_metrics_reach_a_tracker(tokenizer, rows, tmp_path):
+    tensorboard = pytest.importorskip("tensorboard", reason="no tracker installed")
+    assert tensorboard
+    fit(model_of(tokenizer), SFT(), feeds_of(rows), Training(max_steps=2, report_to=("tensorboard",)), out=tmp_path)
+    assert list(tmp_path.rglob("events.*"))
+
+
+def test_epochs_count_the_rows_of_align():
+    assert Training(num_train_epochs=20).steps(5000) == 10000
+    assert Training(num_train_epochs=1, per_device_train_batch_size=3).steps(10) == 4
+    assert Training(max_steps=7).steps(5000) == 7
+
+
+def test_an_option_that_would_do_nothing_is_refused():
+    with pytest.raises(ValueError, match="constant_with_warmup"):
+        Training(warmup_steps=10)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+from torch.testing import assert_close
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from inoculate.core.errors import InputError
+from inoculate.data.batches import Feed, pad
+from inoculate.defenses import SFT, Booster
+from inoculate.models.sandbox import TinyLlama
+from inoculate.training.config import Training
+from inoculate.training.fit import fit
+from inoculate.training.trainer import DefenseTrainer
+
+
+class Rows(Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+
+def trainer(model, rows, defense, out, batch=8, parts=1):
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        max_steps=4,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=parts,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        weight_decay=0.1,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=True,
+    )
+    return DefenseTrainer(
+        model,
+        arguments,
+        data_collator=lambda features: dict(pad(features, 0)),
+        train_dataset=Rows(rows["align"][:8]),
+        defense=defense,
+        role_datasets={"harmful": Rows(rows["harmful"][:8])},
+    )
+
+
+@pytest.mark.parametrize("defense", [SFT(), Booster()])
+def test_gives_the_weights_that_fit_gives(tokenizer, rows, defense, tmp_path):
+    """Each batch is the whole data set, so that both see the same rows in every step."""
+    build = lambda: TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731
+    theirs, ours = build(), build()
+    trainer(theirs, rows, defense, tmp_path).train()
+    feeds = {role: Feed(encoded[:8], 8, 0, role) for role, encoded in rows.items()}
+    fit(ours, defense, feeds, Training(learning_rate=1e-3, max_steps=4, weight_decay=0.1))
+    for (name, a), b in zip(theirs.named_parameters(), ours.parameters(), strict=True):
+        if "norm" in name:  # Trainer spares norms and biases the weight decay
+            continue
+        assert_close(a, b, rtol=2e-3, atol=2e-5)
+
+
+def test_accumulated_micro_batches_are_averaged(tokenizer, rows, tmp_path):
+    build = lambda: TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731
+    same = {role: [encoded[0]] * 8 for role, encoded in rows.items()}
+    one, four = build(), build()
+    trainer(one, same, Booster(), tmp_path).train()
+    trainer(four, same, Booster(), tmp_path, batch=2, parts=4).train()
+    for a, b in zip(one.parameters(), four.parameters(), strict=True):
+        assert_close(a, b, rtol=2e-3, atol=2e-5)
+
+
+def test_a_missing_role_is_named(tiny, tmp_path):
+    with pytest.raises(InputError, match="harmful"):
+        DefenseTrainer(tiny, TrainingArguments(output_dir=str(tmp_path), use_cpu=True), defense=Booster())
