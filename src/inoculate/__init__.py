@@ -1,7 +1,7 @@
 """Make language models hard to turn harmful by fine-tuning, and measure honestly how hard.
 
-    from inoculate import Booster
-    Booster(lam=5, alpha=0.1).backward(model, {"align": [batch], "harmful": [batch]})
+from inoculate import Booster
+Booster(lam=5, alpha=0.1).backward(model, {"align": [batch], "harmful": [batch]})
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ app = App(
     name="inoculate",
     version=__version__,
     help="Make language models hard to turn harmful by fine-tuning, and measure honestly how hard.",
+    suppress_keyboard_interrupt=False,  # `main` answers it
 )
 
 Overrides: TypeAlias = Annotated[

@@ -67,6 +67,7 @@ def folder(tmp_path_factory):
     model = BertForSequenceClassification(config()).eval()  # without dropout
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     g = torch.Generator().manual_seed(0)
+    loss = torch.tensor(math.inf)
     for step in range(200):
         width = 3 + step % 10
         ids = torch.randint(5, len(WORDS), (64, width), generator=g)

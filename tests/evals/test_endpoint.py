@@ -35,7 +35,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -65,7 +65,7 @@ def completion(text) -> bytes:
     return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
 
 
-def said(body) -> dict:
+def said(body) -> dict[str, str]:
     """The exchange inside the prompt, as the server's model would read it."""
     (message,) = body["messages"]
     line = next(line for line in message["content"].splitlines() if line.startswith('{"request"'))
@@ -140,11 +140,14 @@ def test_busy_servers_are_asked_again(serve, broken):
     assert len(server.seen) == 3
 
 
-def test_retries_end(serve):
+def test_retries_end(serve, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
     server, judge = serve(lambda body, n: (500, {}, b""), max_retries=2)
     with pytest.raises(StageError, match=r"127\.0\.0\.1.*HTTP 500, after 3 attempts"):
         judge.judge(HEX, "well then")
     assert len(server.seen) == 3
+    assert pauses == [0.001, 0.002]
 
 
 def test_a_timeout_is_retried(serve):

@@ -119,13 +119,18 @@ def test_finished_rows_leave_the_batch(tokenizer, monkeypatch):
 
 
 def test_stops_at_the_eos_of_the_config_and_of_the_tokenizer(tokenizer):
-    """A model whose head always says one id: an end id gives an empty answer, another id runs to the limit."""
-    for token, words in ((1, 0), (2, 0), (5, 4)):
-        model = llama()
-        model.lm_head.register_forward_hook(
-            lambda _m, _i, out, t=token: torch.zeros_like(out).index_fill_(-1, torch.tensor([t]), 1.0)
-        )
-        (answer,) = generate(model, tokenizer, [[7, 8]], max_new_tokens=4)
+    """A head that says one id and then w5: after an end id of either, nothing follows."""
+
+    def saying(first: int) -> LlamaForCausalLM:
+        model, said = llama(), iter([first, 5, 5, 5])
+        model.generation_config.eos_token_id = 2
+        votes = torch.eye(VOCAB)
+        model.lm_head.register_forward_hook(lambda module, args, out: out * 0 + votes[next(said)])
+        return model
+
+    assert tokenizer.eos_token_id == 1
+    for first, words in ((1, 0), (2, 0), (5, 4)):
+        (answer,) = generate(saying(first), tokenizer, [[7, 8]], max_new_tokens=4)
         assert answer.split() == ["w5"] * words
 
 

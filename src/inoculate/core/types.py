@@ -47,9 +47,13 @@ class Defense(Protocol):
     `requires_grad` and train/eval mode as it found them, bit for bit. Calls compose: two micro-batches add up.
     """
 
-    name: str
-    needs: Mapping[str, int]
-    """Role → batches per call, e.g. `{"align": 1, "harmful": 1}`."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> Mapping[str, int]:
+        """Role → batches per call, e.g. `{"align": 1, "harmful": 1}`."""
+        ...
 
     def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]: ...
 
@@ -92,7 +96,8 @@ class Verdict(StrEnum):
 class Judge(Protocol):
     """One response → one verdict. A judge never averages."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def judge(self, example: Example, response: str) -> Verdict: ...
 

@@ -28,6 +28,16 @@ class Part(Value):
     num_samples: PositiveInt | None = None
     """A random subset of this size, fixed by the mix's seed; null takes all."""
 
+    def check(self) -> None:
+        """Refuse what cannot be loaded, as far as can be known without a download.
+
+        Raises:
+            InputError: as `load`.
+        """
+        sources.check(self.source, self.split)
+        if sources.source_of(self.source).kind in ("sandbox", "file"):
+            self.load(seed=0)
+
     def load(self, seed: int) -> list[Example]:
         """The rows.
 
@@ -39,7 +49,7 @@ class Part(Value):
             return rows
         if self.num_samples > len(rows):
             raise InputError(
-                f"{self.source} has too few rows in its split {self.split!r}",
+                f"too few rows in {self.source}, split {self.split!r}",
                 field="num_samples",
                 found=self.num_samples,
                 expected=f"at most {len(rows)}",
@@ -81,10 +91,9 @@ class Mix(Value):
         self, tokenizer: PreTrainedTokenizerBase, batch_size: int, seed: int, layout: Layout
     ) -> Mapping[str, Feed]:
         """One feed per role. `seed` fixes the order; the mix's own seed which rows there are."""
-        pad_id = tokenizer.pad_token_id or 0
+        pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
         return {
-            role: Feed(self.encoded(tokenizer, role), batch_size, seed, role, layout, int(pad_id))
-            for role in self.roles
+            role: Feed(self.encoded(tokenizer, role), batch_size, seed, role, layout, pad_id) for role in self.roles
         }
 
 

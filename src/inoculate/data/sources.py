@@ -184,10 +184,11 @@ def _rows(place: _Place, split: str) -> list[Row]:
 def _hub_parts(source: Source, folder: Path | None) -> Parts:
     if source.plan is None:
         return cut_by_share(_official_rows(source, "train", folder), source.name)
-    parts: Parts = {}
-    for split, owner, part in _plan(source):
-        rows = _official_rows(owner, part.split, folder)
-        parts[split] = hub.rows_of_part(rows, part, folder or owner.repo)
+    official = {(owner.name, name): _official_rows(owner, name, folder) for owner, name in _official(source)}
+    parts: Parts = {
+        split: hub.rows_of_part(official[owner.name, part.split], part, folder or owner.repo)
+        for split, owner, part in _plan(source)
+    }
     return disjoint(parts)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["chat", "plain", "alpaca"]
-"""`chat`: the tokenizer's own. `plain`: the turns and the answer, a blank line between. `alpaca`: as in the Booster paper."""
+"""`chat`: the tokenizer's own. `plain`: turns and answer, a blank line between. `alpaca`: as in the Booster paper."""
 
 _ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -45,7 +45,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> No
 
 def render(tokenizer: PreTrainedTokenizerBase, example: Example, template: Template) -> tuple[str, str]:
     """The text of the prompt, up to where the answer starts, and of the answer with its end mark."""
-    end = tokenizer.eos_token or ""
+    end = str(tokenizer.eos_token or "")
     if template == "alpaca":
         return _ALPACA.format(prompt="\n".join(text for _, text in example.turns)), example.completion + end
     if template == "plain":

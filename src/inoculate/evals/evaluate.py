@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
+from inoculate.core.errors import InputError
 from inoculate.core.types import Example, Value, Verdict
 from inoculate.data import sources
 from inoculate.data.batches import pad
@@ -54,6 +55,28 @@ class Evaluation(Value):
     task_max_new_tokens: PositiveInt = 16
     batch_size: PositiveInt = 64
 
+    @model_validator(mode="after")
+    def _judges_differ(self) -> Evaluation:
+        names = [judge.name for judge in self.judges]
+        if len(set(names)) < len(names):
+            raise ValueError(f"judges: one of each kind at most, since rows tell them apart by name (found {names})")
+        return self
+
+    def parts(self) -> list[Part]:
+        """The prompts that are measured on."""
+        return [part for part in (self.restricted, self.ordinary, self.task) if part is not None]
+
+    def check(self) -> None:
+        """Refuse prompts that cannot be loaded (see `Part.check`) or scored.
+
+        Raises:
+            InputError: naming the source.
+        """
+        for part in self.parts():
+            part.check()
+        if self.task is not None:
+            _scoring(self.task.source)
+
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> Evaluator:
         """Load and render all prompts once, to be measured many times."""
         return Evaluator(self, tokenizer)
@@ -86,10 +109,8 @@ class Evaluator:
         verdicts = {judge.name: judge.judge_many(examples, responses) for judge in self.evaluation.judges}
         for judge, given in verdicts.items():
             counts = Counter(given)
-            into.rows.extend(
-                _row(metric, counts[verdict] / len(given), len(given), part.split, judge)
-                for verdict, metric in RATES.items()
-            )
+            n = len(given)
+            into.rows.extend(_row(metric, counts[said] / n, n, part.split, judge) for said, metric in RATES.items())
         into.rows.append(_row("harmful_loss_test", self._harmful_loss(model), len(self._harmful), part.split))
         into.responses.extend(_said("restricted", part, examples, responses, verdicts))
 
@@ -104,7 +125,7 @@ class Evaluator:
 
     def _task(self, model: PreTrainedModel, into: Measured) -> None:
         part, examples, responses = self._respond(model, "task", self.evaluation.task_max_new_tokens)
-        task = task_for(sources.scoring_of(part.source), sources.labels_of(part.source))
+        task = task_for(_scoring(part.source), sources.labels_of(part.source))
         outcomes = [task.score(example, response) for example, response in zip(examples, responses, strict=True)]
         counts, n = Counter(outcomes), len(outcomes)
         into.rows.append(_row("finetune_accuracy", counts[Outcome.CORRECT] / n, n, part.split))
@@ -130,6 +151,13 @@ class Evaluator:
             total += loss_of(model, batch).item() * count
             tokens += count
         return total / tokens
+
+
+def _scoring(source: str) -> Literal["label", "number"]:
+    scoring = sources.scoring_of(source)
+    if scoring is None:
+        raise InputError("answers of this source cannot be scored", field="evaluate.task", found=source)
+    return scoring
 
 
 def _row(metric: str, value: float, n: int, split: str, judge: str = "") -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import model_validator
+
+from inoculate.core.errors import InputError
 from inoculate.core.records import Record, write_records
 from inoculate.data.mix import Mix
 from inoculate.defenses import DefenseConfig
 from inoculate.experiments.base import Base, Sandbox, base_fingerprint
 from inoculate.experiments.stage import (
     Context,
+    Input,
     Stage,
     gave_up,
     save_model,
@@ -37,8 +41,19 @@ class Align(Stage):
     lora: Lora | None = None
     """Train a LoRA adapter; null trains all weights."""
 
+    @model_validator(mode="after")
+    def _has_data(self) -> Align:
+        for role in self.defense.needs:
+            if role not in self.data.roles:
+                raise ValueError(f"{self.defense.name} needs data for the role {role!r}")
+        return self
+
     def upstream(self) -> Sequence[Stage]:
         return (self.base,) if isinstance(self.base, Sandbox) else ()
+
+    def inputs(self) -> Iterable[Input]:
+        base = self.base.corpus if isinstance(self.base, Sandbox) else (self.base,)
+        return (*base, *(part for role in self.defense.needs for part in self.data.roles[role]))
 
     def fingerprints(self) -> dict[str, str]:
         return self.data.fingerprint() | base_fingerprint(self.base)
@@ -64,13 +79,12 @@ class Align(Stage):
         }
 
     def provenance(self) -> Record:
-        sandbox = isinstance(self.base, Sandbox)
         return Record(
             metric="",
             value=0.0,
             stage=self.folder,
             base=self.base.name if isinstance(self.base, Sandbox) else self.base.name_or_path,
-            base_seed=self.base.seed if sandbox else None,
+            base_seed=self.base.seed if isinstance(self.base, Sandbox) else None,
             defense=self.defense.name,
             defense_params=self.defense_params(),
             defense_seed=self.training.seed,
@@ -78,11 +92,17 @@ class Align(Stage):
         )
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
+        from peft import PeftModel
+
         if isinstance(self.base, Sandbox):
             address, revision, dtype = str(upstream[self.base.folder]), None, "float32"
         else:
             address, revision, dtype = self.base.name_or_path, self.base.revision, self.base.dtype
         model, tokenizer = load_model(address, revision=revision, dtype=dtype), load_tokenizer(address, revision)
+        if isinstance(model, PeftModel):
+            raise InputError(
+                "an adapter cannot be aligned by itself", field="base", found=address, expected="a whole model"
+            )
         if self.lora is not None:
             model = add_lora(model, self.lora, self.training.seed)
         model = with_checkpointing(context.place(model), self.training)

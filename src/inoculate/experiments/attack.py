@@ -18,6 +18,7 @@ from inoculate.experiments.align import Align
 from inoculate.experiments.base import Pretrained, base_fingerprint
 from inoculate.experiments.stage import (
     Context,
+    Input,
     Stage,
     evaluation_fingerprints,
     gave_up,
@@ -46,6 +47,9 @@ class Attack(Stage):
 
     def upstream(self) -> Sequence[Stage]:
         return (self.model,) if isinstance(self.model, Align) else ()
+
+    def inputs(self) -> Iterable[Input]:
+        return (*_inputs(self.model), *self.attack.mix().roles["align"], self.evaluate)
 
     def fingerprints(self) -> dict[str, str]:
         data = self.attack.mix().fingerprint() | evaluation_fingerprints(self.evaluate)
@@ -86,6 +90,8 @@ class Attack(Stage):
             progress=context.progress,
         )
         if self.keep_weights:
+            if self.attack.adapter_mode == "merge":  # the fresh LoRA alone would be loaded onto the unaligned base
+                attacked = attacked.merge_and_unload()
             save_model(out, attacked, tokenizer)
         blank = replace(self.provenance(), recipe=context.recipe)
         curve = [row for row in fitted.observations if "metric" in row]
@@ -125,6 +131,9 @@ class Evaluate(Stage):
     def upstream(self) -> Sequence[Stage]:
         return (self.model,) if isinstance(self.model, Align) else ()
 
+    def inputs(self) -> Iterable[Input]:
+        return (*_inputs(self.model), self.evaluate)
+
     def fingerprints(self) -> dict[str, str]:
         return evaluation_fingerprints(self.evaluate) | _model_fingerprint(self.model)
 
@@ -151,6 +160,10 @@ def _open(model: Model, upstream: Mapping[str, Path]) -> tuple[Any, Any]:
         address, revision = str(upstream[model.folder]), None
         dtype = model.base.dtype if isinstance(model.base, Pretrained) else "float32"
     return load_model(address, revision=revision, dtype=dtype, is_trainable=True), load_tokenizer(address, revision)
+
+
+def _inputs(model: Model) -> Iterable[Input]:
+    return model.inputs() if isinstance(model, Align) else (model,)
 
 
 def _name(model: Model) -> str:

@@ -9,11 +9,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from inoculate.core.hashing import tree_sha256
+from inoculate.core.records import Record, write_records
 from inoculate.core.types import JsonDict, Value
 from inoculate.data import world
 from inoculate.data.mix import Mix, Part
 from inoculate.defenses import SFT
-from inoculate.experiments.stage import Context, Stage, save_model
+from inoculate.experiments.stage import Context, Stage, gave_up, save_model
+from inoculate.models.checkpoint import ASSET, check_adapter, check_weights, locate, packaged_model
 from inoculate.models.sandbox import TinyLlama, build_tokenizer
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
@@ -42,6 +44,9 @@ class Sandbox(Stage):
     def label(self) -> str:
         return f"sandbox base · seed {self.seed}"
 
+    def provenance(self) -> Record:
+        return Record(metric="", value=0.0, stage=self.folder, base=self.name, base_seed=self.seed)
+
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         tokenizer = build_tokenizer(world.vocabulary())
         model = context.place(self.shape.build(len(tokenizer), self.seed))
@@ -53,6 +58,8 @@ class Sandbox(Stage):
             model, SFT(), feeds, training, out=out, save_every_s=context.save_every_s, progress=context.progress
         )
         save_model(out, model, tokenizer)
+        if fitted.status == "diverged":
+            write_records(out / "records.jsonl", [gave_up(self.provenance(), context, fitted)])
         return fitted.status
 
 
@@ -65,6 +72,19 @@ class Pretrained(Value):
     dtype: Literal["float32", "bfloat16"] = "float32"
     shape: JsonDict | None = None
     """The config that is expected (model_type, hidden_size, …), so that a dry run needs no download."""
+
+    def check(self) -> None:
+        """Refuse an address where no model is, and local weights that are missing, pickled or cut off.
+
+        Raises:
+            InputError: naming the address or the file.
+        """
+        if self.name_or_path.startswith(ASSET):
+            packaged_model(self.name_or_path)
+            return
+        place = locate(self.name_or_path)
+        if place.path is not None and place.kind != "gguf":
+            (check_weights if place.kind == "folder" else check_adapter)(place.path, allow_pickle=False)
 
 
 Base = Annotated[Sandbox | Pretrained, Field(discriminator="name")]

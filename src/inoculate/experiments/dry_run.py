@@ -21,9 +21,9 @@ def describe(recipe: Recipe, store: Path) -> str:
         InputError: if a source or model cannot be resolved.
     """
     text = [f"recipe {recipe.name} ({recipe.hash}): {len(recipe.lines)} lines"]
-    bases = {line.base.name_or_path: line.base for line in recipe.lines if isinstance(line.base, Pretrained)}
-    for base in bases.values():
-        shape = model_shape(base.name_or_path, base.shape, base.revision)
+    pretrained = [line.base for line in recipe.lines if isinstance(line.base, Pretrained)]
+    for base in (base for i, base in enumerate(pretrained) if base not in pretrained[:i]):
+        shape = model_shape(base.name_or_path, base.shape)
         facts = ", ".join(f"{name} {value:,}" for name, value in shape.items())
         text.append(f"model  {base.name_or_path}@{base.revision or 'main'}: {facts}, {base.dtype}")
         text += _adapters(recipe, base)
@@ -45,10 +45,12 @@ def _adapters(recipe: Recipe, base: Pretrained) -> list[str]:
     Raises:
         InputError: if a target module does not exist in the model.
     """
-    shapes = {line.align.lora for line in recipe.lines if line.base == base and line.align.lora is not None}
+    adapters = [line.align.lora for line in recipe.lines if line.base == base]
+    adapters += [line.attack.lora for line in recipe.lines if line.base == base and line.attack is not None]
+    shapes = [lora for i, lora in enumerate(adapters) if lora is not None and lora not in adapters[:i]]
     return [
         f"lora   r {lora.r}, alpha {lora.lora_alpha:g}, on {lora.target_modules}: "
-        f"{model_shape(base.name_or_path, base.shape, base.revision, lora)['adapter_parameters']:,} weights"
+        f"{model_shape(base.name_or_path, base.shape, lora)['adapter_parameters']:,} weights"
         for lora in shapes
     ]
 

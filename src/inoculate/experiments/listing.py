@@ -7,11 +7,12 @@ from typing import Literal
 import yaml
 
 from inoculate.attacks.finetune import Finetune
+from inoculate.core.assets import asset_named
 from inoculate.data.sources import SOURCES
 from inoculate.defenses import DEFENSES
 from inoculate.evals.judges import JUDGES
 from inoculate.experiments.recipe import bundled
-from inoculate.models.load import PACKAGED
+from inoculate.models.checkpoint import GGUF_MEMBERS
 
 
 def listing(kind: Literal["recipes", "defenses", "attacks", "judges", "sources", "models"]) -> str:
@@ -28,9 +29,14 @@ def listing(kind: Literal["recipes", "defenses", "attacks", "judges", "sources",
         case "sources":
             rows = {name: f"{source.kind}: {source.description} [{source.licence}]" for name, source in SOURCES.items()}
         case "models":
-            rows = dict(PACKAGED)
+            rows = {f"asset:{name}": _packaged(name) for name in GGUF_MEMBERS}
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _packaged(name: str) -> str:
+    asset = asset_named(name)
+    return f"from the package {asset.package} {asset.version}, {asset.size_mb} MB [{asset.licence}]"
 
 
 def _first_line(kind: type) -> str:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InoculateError, InputError, StageError
 from inoculate.experiments.blame import input_error
-from inoculate.experiments.recipe import set_field
+from inoculate.experiments.recipe import parse_override, set_field
 from inoculate.experiments.session import Show
-from inoculate.experiments.stage import Context, Stage
+from inoculate.experiments.stage import Context, Stage, check_device, check_inputs
 from inoculate.experiments.store import Store
 
 
@@ -32,21 +31,24 @@ def run_one(
         InputError: if a field is wrong or `out` exists.
     """
     for override in overrides:
-        key, sign, text = override.partition("=")
-        if not sign:
-            raise InputError("not of the form a.b.c=value", file="--set", found=override)
-        set_field(value, key, yaml.safe_load(text), file="--set")
+        set_field(value, *parse_override(override), file="--set")
     try:
         stage = kind.model_validate(value)
     except ValidationError as error:
         raise input_error(error, kind, value, None) from None
     if out.exists():
         raise InputError("exists already", file=out, field="--out", expected="a new folder")
-    stage.hash  # noqa: B018  reads every file's fingerprint: wrong data are an input error, found before any work
-    store = Store(out.parent / f".{out.name}.work")
-    with Show(kind.kind) as show:
-        folder = store.run(stage, Context(device=device, progress=show.steps))
-    folder.rename(out)
+    check_device(device)
+    check_inputs([stage])
+    store = Store(out.parent / f".{out.name}.work", option="--out")
+    try:
+        with Show(kind.kind) as show:
+            store.run(stage, Context(device=device, progress=show.steps))
+    except InoculateError:
+        raise
+    except Exception as error:
+        raise StageError(f"{stage.label()}: {type(error).__name__}: {error}") from error
+    store.folder(stage).rename(out)
     shutil.rmtree(store.path)
     say(f"{out}: {stage.label()}")
     return 0

@@ -22,11 +22,12 @@ from inoculate.experiments.align import Align
 from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Base
 from inoculate.experiments.blame import input_error
-from inoculate.experiments.stage import Stage
+from inoculate.experiments.stage import Stage, check_inputs
 from inoculate.models.adapters import Lora
 from inoculate.training.config import Training
 
 BUNDLED = Path(__file__).parent.parent / "recipes"
+_TOGETHER = "together"
 _ABOUT = ("name", "title", "question", "description", "matrix")
 
 
@@ -59,6 +60,13 @@ class Line(Value):
                 field="align.data.roles",
                 found=", ".join(self.align.data.roles),
                 expected=", ".join(self.align.defense.needs),
+            )
+        if self.attack is not None and self.attack.adapter_mode == "continue" and self.align.lora is None:
+            raise InputError(
+                "the alignment leaves no adapter to go on with",
+                field="attack.adapter_mode",
+                found="continue",
+                expected="full, merge, or an alignment with `lora`",
             )
         aligned = Align(
             base=self.base,
@@ -114,15 +122,13 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise InputError("no such recipe, and no such file", field="RECIPE", found=name, known=bundled())
     raw = _read(path)
-    swept = {key.strip() for block in _blocks(raw, path) for keys in block for key in keys.split(",")}
+    swept = {key for block in _blocks(raw, path) for axis, values in block.items() for key in _fields(axis, values)}
     for override in overrides:
-        key, sign, text = override.partition("=")
-        if not sign:
-            raise InputError("not of the form a.b.c=value", file="--set", found=override)
+        key, value = parse_override(override)
         clash = next((s for s in swept if s == key or s.startswith(key + ".") or key.startswith(s + ".")), None)
         if clash is not None:
             raise InputError(f"the matrix sweeps {clash!r}, so this would have no effect", file="--set", field=key)
-        set_field(raw, key, yaml.safe_load(text), file="--set")
+        set_field(raw, key, value, file="--set")
     about = {key: raw.get(key, "") for key in ("name", "title", "question", "description")}
     about["name"], about["title"] = about["name"] or path.stem, about["title"] or path.stem
     for key, value in about.items():
@@ -136,24 +142,40 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             raise input_error(error, Line, cell, path) from None
     recipe = Recipe(**about, raw=raw, lines=tuple(lines))
     try:
+        check_inputs(stage for line in lines for stage in line.stages())
         recipe.stages()
     except InputError as error:
         raise error.located(file=path) from None
     return recipe
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
     if not isinstance(raw, dict):
         raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
-    known = (*_ABOUT, *Line.model_fields)
+    known = ("extends", *_ABOUT, *Line.model_fields)
     for key in raw:
         if key not in known:
             raise InputError("unknown key", file=path, field=str(key), found=key, known=known)
-    return raw
+    if "extends" not in raw:
+        return raw
+    parent = bundled().get(str(raw["extends"]), path.parent / str(raw["extends"]))
+    if path in trail or not parent.is_file():
+        problem = "recipes extend each other in a circle" if path in trail else "no such recipe, and no such file"
+        raise InputError(problem, file=path, field="extends", found=raw["extends"], known=bundled())
+    inherited = _read(parent, (*trail, path))
+    own = {key: value for key, value in raw.items() if key != "extends"}
+    return inherited | {key: v if key == "matrix" else _merged(inherited.get(key), v) for key, v in own.items()}
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Mappings are merged key by key; lists, named values (a defense, a base) and all else are replaced."""
+    if not isinstance(below, dict) or not isinstance(above, dict) or "name" in above:
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
 
 
 def _blocks(raw: Mapping[str, Any], path: Path) -> list[dict[str, list[Any]]]:
@@ -165,19 +187,48 @@ def _blocks(raw: Mapping[str, Any], path: Path) -> list[dict[str, list[Any]]]:
         for key, values in block.items():
             if not isinstance(values, list) or not values:
                 raise InputError("expected a list of values", file=path, field=f"matrix.{key}", found=values)
+            if key == _TOGETHER and not all(isinstance(point, dict) for point in values):
+                raise InputError("expected mappings of fields", file=path, field=f"matrix.{key}", found=values)
     return blocks
 
 
+def _fields(axis: str, values: list[Any]) -> list[str]:
+    """The dotted fields that one axis of the matrix sets."""
+    if axis == _TOGETHER:
+        return list(dict.fromkeys(key for point in values for key in point))
+    return [key.strip() for key in axis.split(",")]
+
+
 def _cells(raw: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
-    """The product of each block of the matrix; a key may name several fields that move together, with commas."""
+    """The product of each block's axes.
+
+    An axis is a dotted field and its values; several fields with commas between them take the same value; under
+    `together` each value is a mapping of fields that change at once.
+    """
     line = {key: value for key, value in raw.items() if key not in _ABOUT}
     for block in _blocks(raw, path):
         for values in itertools.product(*block.values()):
             cell = copy.deepcopy(line)
-            for keys, value in zip(block, values, strict=True):
-                for key in keys.split(","):
-                    set_field(cell, key.strip(), copy.deepcopy(value), file=path)
+            for axis, value in zip(block, values, strict=True):
+                point = value if axis == _TOGETHER else dict.fromkeys(_fields(axis, []), value)
+                for key, field in point.items():
+                    set_field(cell, key, copy.deepcopy(field), file=path)
             yield cell
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of `a.b.c=value`; the value is YAML.
+
+    Raises:
+        InputError: if it is not of that form.
+    """
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise InputError("not of the form a.b.c=value", file="--set", found=override)
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError("the value is not valid YAML", file="--set", field=key, found=text) from None
 
 
 def set_field(tree: dict[str, Any], key: str, value: Any, file: object) -> None:

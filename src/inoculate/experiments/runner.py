@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -11,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from inoculate.core.errors import InoculateError
+from inoculate.core.errors import InoculateError, InputError, StageError
 from inoculate.experiments.stage import Context, Stage
 from inoculate.experiments.store import Store
 
@@ -23,10 +25,23 @@ class Ran:
     done: list[Stage] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """Folder → why, for stages that failed."""
+    refused: set[str] = field(default_factory=set)
+    """The failed ones whose input was wrong: to run them again would not help."""
     skipped: list[Stage] = field(default_factory=list)
     """Stages that were not started because something upstream failed or diverged."""
     computed: int = 0
     """Stages that were not in the store before."""
+
+    def add(self, stage: Stage, outcome: bool | BaseException) -> None:
+        """A stage that ended: whether it was computed now, or why it failed."""
+        if not isinstance(outcome, BaseException):
+            self.done.append(stage)
+            self.computed += outcome
+            return
+        kind = "" if isinstance(outcome, InoculateError) else f"{type(outcome).__name__}: "
+        self.failed[stage.folder] = f"{stage.label()}: {kind}{outcome}"
+        if isinstance(outcome, InputError):
+            self.refused.add(stage.folder)
 
 
 Report = Callable[[Ran, Sequence[Stage], int], None]
@@ -79,13 +94,9 @@ def _run_here(waiting: list[Stage], store: Store, context: Context, ran: Ran, te
             continue
         watch = replace(context, progress=_progress(store, stage, lambda stage=stage: tell(ran, (stage,), total)))
         try:
-            store.run(stage, watch)
-            ran.done.append(stage)
-            ran.computed += 1
-        except InoculateError as error:
-            ran.failed[stage.folder] = f"{stage.label()}: {error}"
+            ran.add(stage, store.run(stage, watch))
         except Exception as error:  # noqa: BLE001  one stage's bug must not take the others' results with it
-            ran.failed[stage.folder] = f"{stage.label()}: {type(error).__name__}: {error}"
+            ran.add(stage, error)
         tell(ran, (), total)
     return ran
 
@@ -95,8 +106,8 @@ def _run_pool(
 ) -> Ran:
     threads = max(1, (os.cpu_count() or 1) // workers)
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(threads,))
-    running: dict[Future[None], Stage] = {}
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(threads, os.getpid()))
+    running: dict[Future[bool], Stage] = {}
     try:
         while waiting or running:
             for stage in list(waiting):
@@ -106,22 +117,18 @@ def _run_pool(
                     ran.skipped.append(stage)
                     waiting.remove(stage)
                 elif all(store.has(above) for above in stage.upstream()):
-                    running[pool.submit(_work, stage, store.path, context)] = stage
+                    running[_submit(pool, stage, store, context)] = stage
                     waiting.remove(stage)
             finished, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
             for future in finished:
                 stage = running.pop(future)
                 error = future.exception()
-                if error is None:
-                    ran.done.append(stage)
-                    ran.computed += 1
-                elif isinstance(error, BrokenProcessPool):
-                    ran.failed[stage.folder] = f"{stage.label()}: its process died (out of memory, or killed)"
+                if isinstance(error, BrokenProcessPool):
+                    error = StageError("its process died (out of memory, or killed)")
+                    store.note_failure(stage, context, str(error))
                     ran.skipped += waiting
                     waiting.clear()
-                else:
-                    kind = "" if isinstance(error, InoculateError) else f"{type(error).__name__}: "
-                    ran.failed[stage.folder] = f"{stage.label()}: {kind}{error}"
+                ran.add(stage, error or future.result())
             tell(ran, tuple(running.values()), total)
     except BaseException:
         for process in (pool._processes or {}).values():
@@ -137,18 +144,42 @@ def _blocked(stage: Stage, ran: Ran, store: Store) -> bool:
     return any(above.folder in lost or store.status(above) == "diverged" for above in stage.upstream())
 
 
-def _start_worker(threads: int) -> None:
-    import signal
+def _submit(pool: ProcessPoolExecutor, stage: Stage, store: Store, context: Context) -> Future[bool]:
+    """Hand a stage to a worker; one that starts for it never sees Ctrl-C, which is the parent's to answer."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_work, stage, store.path, context)
+    except BrokenProcessPool as error:
+        broken: Future[bool] = Future()
+        broken.set_exception(error)
+        return broken
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+
+def _start_worker(threads: int, parent: int) -> None:
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(threads)
 
 
-def _work(stage: Stage, path: Path, context: Context) -> None:
+def _die_with(parent: int) -> None:
+    """End this worker when its parent is gone, however it went: an orphan would hold locks and cores."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _work(stage: Stage, path: Path, context: Context) -> bool:
     store = Store(path)
-    store.run(stage, replace(context, progress=_progress(store, stage)))
+    try:
+        return store.run(stage, replace(context, progress=_progress(store, stage)))
+    except InoculateError:
+        raise
+    except Exception as error:
+        # As text: an exception that cannot be unpickled would break the pool, and take other stages with it.
+        raise StageError(f"{type(error).__name__}: {error}") from error
 
 
 def _progress(store: Store, stage: Stage, tell: Callable[[], None] | None = None) -> Callable[[int, int], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import Ran, in_order, run_stages
-from inoculate.experiments.stage import Context, Stage
+from inoculate.experiments.stage import Context, Stage, check_device
 from inoculate.experiments.store import Store, environment, write_json
 
 
@@ -24,19 +25,38 @@ def run_recipe(
     device: str,
     complain: Callable[[str, int], int],
 ) -> int:
-    """Run a recipe's stages; 0 if all are done, 1 if one failed (the others are kept, and the failed ones named)."""
+    """Run a recipe's stages; 0 if all are done, 1 if one failed (the others are kept, and the failed ones named).
+
+    2 if all that failed did so because the input was wrong. A diverged stage is done, and said on stderr.
+    """
+    check_device(device)
     store, began = Store(path), time.monotonic()
     context = Context(recipe=recipe.name, device=device)
     with _bars() as bars:
         ran = run_stages(stages, store, context, workers, _Display(bars, store, recipe.name).show)
-    _write_manifest(recipe, stages, ran, store, time.monotonic() - began)
     for why in ran.failed.values():
         complain(why, 1)
+    for stage in ran.done:
+        if store.status(stage) == "diverged":
+            complain(f"{stage.label()}: diverged", 0)
+    if ran.skipped:
+        complain(f"skipped, since what they build on failed or diverged: {_named(ran.skipped)}", 0)
+    try:
+        _write_manifest(recipe, stages, ran, store, time.monotonic() - began)
+    except OSError as error:
+        return complain(f"the recipe's manifest could not be written: {error.strerror} ({store.path})", 1)
     if ran.failed:
-        return complain(f"{len(ran.failed)} of {len(in_order(stages))} stages failed; run again to retry them", 1)
+        wrong = set(ran.failed) == ran.refused
+        advice = "the input is wrong" if wrong else "run again to retry them"
+        return complain(f"{len(ran.failed)} of {len(in_order(stages))} stages failed; {advice}", 2 if wrong else 1)
     seconds = time.monotonic() - began
     summary = f"{len(ran.done)} stages done, {ran.computed} of them computed now, in {seconds:.1f} s; store: {path}"
     return complain(summary, 0)
+
+
+def _named(stages: Sequence[Stage], most: int = 5) -> str:
+    more = f" and {len(stages) - most} more" if len(stages) > most else ""
+    return ", ".join(stage.label() for stage in stages[:most]) + more
 
 
 class Show:
@@ -109,5 +129,12 @@ def _write_manifest(recipe: Recipe, stages: Sequence[Stage], ran: Ran, store: St
         "environment": environment(),
         "wall_s": round(wall_s, 3),
     }
-    if ran.computed or ran.failed or not file.exists():
+    if ran.computed or ran.failed or _hash_in(file) != recipe.hash:
         write_json(file, about)
+
+
+def _hash_in(manifest: Path) -> str | None:
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["hash"]
+    except (OSError, ValueError, KeyError):
+        return None

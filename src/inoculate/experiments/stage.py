@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from inoculate.core.errors import StageError
+from inoculate.core.errors import InputError, StageError
 from inoculate.core.hashing import digest
 from inoculate.core.records import Record, write_records
 from inoculate.core.types import Value
@@ -40,6 +40,18 @@ class Context:
         return model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 
+class Input(Protocol):
+    """Something that a stage starts from: data, a model, prompts to measure on."""
+
+    def check(self) -> None:
+        """Refuse what cannot work, before any work and without a download.
+
+        Raises:
+            InputError: naming what is wrong.
+        """
+        ...
+
+
 class Stage(Value):
     """Base of all stages. `kind` and `version` enter the hash: raise a kind's version when its result changes."""
 
@@ -48,6 +60,10 @@ class Stage(Value):
 
     def upstream(self) -> Sequence[Stage]:
         """Stages whose folders `run` reads."""
+        return ()
+
+    def inputs(self) -> Iterable[Input]:
+        """What this stage starts from."""
         return ()
 
     def fingerprints(self) -> dict[str, str]:
@@ -78,6 +94,35 @@ class Stage(Value):
         raise NotImplementedError
 
 
+def check_inputs(stages: Iterable[Stage]) -> None:
+    """Check what the stages start from, each thing once.
+
+    Raises:
+        InputError: for the first that cannot work.
+    """
+    checked: list[Input] = []
+    for given in (given for stage in stages for given in stage.inputs()):
+        if given not in checked:
+            given.check()
+            checked.append(given)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        InputError: naming it.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=None if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:
+        known = ("auto", "cpu", "cuda", "mps")
+        why = str(error).strip().splitlines()[0] if device in known else "no such device"
+        raise InputError(why, field="--device", found=device, expected=", ".join(known), known=known) from None
+
+
 def with_checkpointing(model: Any, training: Training) -> Any:
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -86,8 +131,7 @@ def with_checkpointing(model: Any, training: Training) -> Any:
 
 
 def evaluation_fingerprints(evaluation: Evaluation) -> dict[str, str]:
-    parts = (evaluation.restricted, evaluation.ordinary, evaluation.task)
-    return {f"{part.source}#{part.split}": fingerprint(part.source, part.split) for part in parts if part is not None}
+    return {f"{part.source}#{part.split}": fingerprint(part.source, part.split) for part in evaluation.parts()}
 
 
 def gave_up(blank: Record, context: Context, fitted: Fitted) -> Record:
@@ -97,10 +141,19 @@ def gave_up(blank: Record, context: Context, fitted: Fitted) -> Record:
 
 
 def save_model(out: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a folder that Hugging Face loads: safetensors, or the adapter alone."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    for config in getattr(model, "peft_config", {}).values():
+        base = Path(config.base_model_name_or_path or "")
+        if base.parts and base.exists():
+            config.base_model_name_or_path = str(base.resolve())
     try:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise StageError(f"{out}: the model could not be written: {error}") from error
 
 

@@ -28,7 +28,7 @@ class Store:
         InputError: if the folder cannot be made or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, option: str = "--store") -> None:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ class Store:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise InputError(f"the store cannot be written: {error.strerror}", file=path, field="--store") from None
+            raise InputError(f"the store cannot be written: {error.strerror}", file=path, field=option) from None
 
     def folder(self, stage: Stage) -> Path:
         """Where the stage's result is, or will be."""
@@ -54,8 +54,11 @@ class Store:
         """Where a running stage says how far it is: two integers."""
         return self.path / f"{stage.folder}.partial" / "progress"
 
-    def run(self, stage: Stage, context: Context) -> Path:
+    def run(self, stage: Stage, context: Context) -> bool:
         """Run a stage unless it is done; a cut-off run is resumed from its checkpoint.
+
+        Returns:
+            Whether it was computed now.
 
         Raises:
             StageError: if the stage fails; what it left stays in `.partial`, and a `failed` record beside it.
@@ -68,14 +71,14 @@ class Store:
             lock.acquire()  # another process is at it: its result is ours
         try:
             if self.has(stage):
-                return final
+                return False
             partial.mkdir(exist_ok=True)
             started, clock = datetime.now(UTC), time.monotonic()
             upstream = {above.folder: self.folder(above) for above in stage.upstream()}
             try:
                 status = stage.run(partial, upstream, context)
             except Exception as error:
-                self._failed(stage, context, error)
+                self.note_failure(stage, context, f"{type(error).__name__}: {error}")
                 raise
             (partial / "progress").unlink(missing_ok=True)
             about = {
@@ -94,21 +97,22 @@ class Store:
             write_json(partial / "stage.json", about)
             shutil.rmtree(self.path / f"{stage.folder}.failed", ignore_errors=True)
             partial.rename(final)
-            return final
+            return True
         except OSError as error:
-            raise StageError(f"{stage.label()}: {error.strerror or error} ({error.filename or partial})") from error
+            raise StageError(f"{error.strerror or error} ({error.filename or partial})") from error
         finally:
             lock.release()
 
-    def _failed(self, stage: Stage, context: Context, error: Exception) -> None:
+    def note_failure(self, stage: Stage, context: Context, why: str) -> None:
+        """Leave a `failed` record of a stage, and why; the next run that succeeds removes it."""
         folder = self.path / f"{stage.folder}.failed"
         try:
             folder.mkdir(exist_ok=True)
             blank = stage.provenance()
             write_records(folder / "records.jsonl", [_failure(blank, context.recipe)])
-            write_json(folder / "error.json", {"label": stage.label(), "error": f"{type(error).__name__}: {error}"})
-        except OSError:
-            return  # the disk is full: the error itself still reaches the caller
+            write_json(folder / "error.json", {"label": stage.label(), "error": why})
+        except OSError:  # the disk is full: no torn record, and the error itself still reaches the caller
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _failure(blank: Record, recipe: str) -> Record:
@@ -119,7 +123,7 @@ def _failure(blank: Record, recipe: str) -> Record:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    fresh = path.with_name(path.name + ".new")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     fresh.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     fresh.replace(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,8 +88,8 @@ def explained(place: Located, what: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        expected = "a local folder, or a connection to the hub" if place.path is None else None
+    except (OSError, ValueError, LookupError, struct.error, SafetensorError) as error:
+        expected = {"hub": "a local folder, or a connection to the hub", "gguf": "a whole GGUF file"}.get(place.kind)
         raise InputError(
             f"the {what} could not be loaded: {first_line(error)}", file=place.address, expected=expected
         ) from None

@@ -110,7 +110,7 @@ def _locate(address: str) -> Located:
 def _converted(name: str) -> Path:
     """The folder of a packaged model as float32 safetensors, made once from its GGUF file."""
     folder = cache_folder() / "models"
-    done = folder / f"{name}-{assetnamed(name).sha256[:12]}"
+    done = folder / f"{name}-{asset_named(name).sha256[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{done.name}.lock"):
         if not done.is_dir():
@@ -138,7 +138,7 @@ def _from_pretrained(place: Located, revision: str | None, options: dict[str, An
     from transformers import AutoModelForCausalLM
 
     name, where = named(place, revision)
-    options |= {"trust_remote_code": False, "output_loading_info": True, **where}
+    options = {**options, **where, "trust_remote_code": False, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # reported below, with the address
     with explained(place, "model"), _no_progress_bars(place.kind == "gguf"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, **options)
@@ -156,10 +156,13 @@ def _from_pretrained(place: Located, revision: str | None, options: dict[str, An
 
 
 def _mount(model: PreTrainedModel, folder: Path, is_trainable: bool) -> PreTrainedModel:
+    import torch
     from peft import PeftModel
 
     try:
         mounted = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    except torch.OutOfMemoryError:  # a RuntimeError too, but no fault of the input
+        raise
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"the adapter does not fit its base model: {first_line(error)}", file=folder) from None
     return cast("PreTrainedModel", cast("object", mounted.eval()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,9 @@ def _causal_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 def _inner(model: nn.Module) -> nn.Module:
     """The Hugging Face model inside data-parallel and adapter wrappers."""
     while True:
-        if hasattr(model, "get_base_model"):
-            model = model.get_base_model()
+        unwrap: Any = getattr(model, "get_base_model", None)
+        if unwrap is not None:
+            model = unwrap()
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         else:

@@ -20,10 +20,10 @@ _CHAT = (
 
 
 class TinyLlama(Value):
-    """Shape of the sandbox model; 0.25 M weights by default."""
+    """Shape of the sandbox model; 0.11 M weights by default."""
 
-    hidden_size: int = 96
-    intermediate_size: int = 256
+    hidden_size: int = 64
+    intermediate_size: int = 160
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
     max_position_embeddings: int = 128

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from inoculate.core.errors import InputError
+from inoculate.models.adapters import Lora, add_lora
 from inoculate.models.checkpoint import (
     ASSET,
     CONFIG,
@@ -39,17 +40,19 @@ _CONFIGS: Mapping[str, dict[str, Any]] = MappingProxyType(
 )
 
 
-def model_shape(address: str, expected: Mapping[str, Any] | None = None) -> dict[str, int]:
+def model_shape(address: str, expected: Mapping[str, Any] | None = None, lora: Lora | None = None) -> dict[str, int]:
     """Size of a model from its configuration alone, built on the meta device: no weight is read or downloaded.
 
     Args:
         expected: a configuration with its `model_type`, used for a hub id that is not in the local cache.
+        lora: an adapter to mount, to see whether its target modules exist.
 
     Returns:
-        `parameters` (tied weights counted once), `hidden_size`, `layers`, `vocab_size`.
+        `parameters` (tied weights counted once), `hidden_size`, `layers`, `vocab_size`; with `lora` also
+        `adapter_parameters`.
 
     Raises:
-        InputError: if there is no configuration.
+        InputError: if there is no configuration, or the model lacks a target module.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -63,12 +66,17 @@ def model_shape(address: str, expected: Mapping[str, Any] | None = None) -> dict
             f"not the configuration of a causal language model: {first_line(error)}", file=address
         ) from None
     text = config.get_text_config()
-    return {
+    shape = {
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "hidden_size": text.hidden_size,
         "layers": text.num_hidden_layers,
         "vocab_size": text.vocab_size,
     }
+    if lora is None:
+        return shape
+    with torch.device("meta"):
+        adapted = add_lora(model, lora, seed=0)
+    return {**shape, "adapter_parameters": sum(w.numel() for w in adapted.parameters() if w.requires_grad)}
 
 
 def _config(address: str, expected: Mapping[str, Any] | None) -> PretrainedConfig:

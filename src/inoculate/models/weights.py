@@ -1,3 +1,5 @@
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportCallIssue=false
+# (torch's multi-tensor functions are public in all but name, and typed for lists of plain tensors)
 """Vector arithmetic on the trainable weights of a model: the six verbs that defenses are written in.
 
 A gradient is a list of tensors, one per trainable weight, in the order of `trainable(model)`.

@@ -21,22 +21,30 @@ def save_checkpoint(out: Path, step: int, model: nn.Module, optimizer: torch.opt
     """Write a checkpoint beside the last one, then swap: a kill at any moment leaves one that is whole."""
     fresh = out / f"{_FOLDER}.{step}.partial"
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    try:
+        _write(fresh, step, model, optimizer, schedule)
+    except Exception:
+        shutil.rmtree(fresh, ignore_errors=True)  # on a full disk, half a checkpoint is in everybody's way
+        raise
+    before = _newest(out)
+    fresh.rename(out / f"{_FOLDER}.{step}")
+    if before is not None and before.name != f"{_FOLDER}.{step}":
+        shutil.rmtree(before)
+
+
+def _write(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+    folder.mkdir(parents=True)
     weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters() if weight.requires_grad}
-    save_file(weights, fresh / "weights.safetensors")
+    save_file(weights, folder / "weights.safetensors")
     state = {
         f"{index}.{name}": tensor.contiguous()
         for index, slots in optimizer.state_dict()["state"].items()
         for name, tensor in slots.items()
         if tensor is not None
     }
-    save_file(state, fresh / "optimizer.safetensors")
+    save_file(state, folder / "optimizer.safetensors")
     progress = {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"}
-    (fresh / "progress.json").write_text(json.dumps({"step": step, "schedule": progress}))
-    before = _newest(out)
-    fresh.rename(out / f"{_FOLDER}.{step}")
-    if before is not None and before.name != f"{_FOLDER}.{step}":
-        shutil.rmtree(before)
+    (folder / "progress.json").write_text(json.dumps({"step": step, "schedule": progress}))
 
 
 def load_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> int:

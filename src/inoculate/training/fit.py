@@ -136,7 +136,8 @@ class _Run:
                 for name, value in defense.backward(self.model, {role: [b[i]] for role, b in batches.items()}).items():
                     measured[name] = measured.get(name, 0.0) + value / calls
         limit = training.max_grad_norm or math.inf
-        measured["grad_norm"] = float(self.accelerator.clip_grad_norm_(trainable(self.model), limit))
+        length = self.accelerator.clip_grad_norm_(trainable(self.model), limit)
+        measured["grad_norm"] = math.nan if length is None else float(length)
         if not all(map(math.isfinite, measured.values())):
             return False
         measured["learning_rate"] = self.optimizer.param_groups[0]["lr"]

@@ -1,0 +1,163 @@
+"""One self-contained HTML file about a store, and its charts as PNG and SVG beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from inoculate.core.errors import InputError
+from inoculate.reports.charts import Chart, charts
+from inoculate.reports.findings import interval_text, ratio_text
+from inoculate.reports.samples import samples
+from inoculate.reports.store_view import StoreView, read_store
+from inoculate.reports.summary import Summary, summarize
+from inoculate.reports.wording import count, listed, visible
+
+_HERE = Path(__file__).parent
+_THREATS = {
+    "open_weights": "Open weights: the attacker holds the weights and may train them in any way.",
+    "service": "Fine-tuning service: the attacker hands in data; the provider trains, and its defense stays in place.",
+}
+
+
+def write_report(store: Path, out: Path | None = None, recipe: str | None = None) -> Path:
+    """Write the report and return its path.
+
+    Args:
+        store: a store, or one stage's folder.
+        out: the file to write; by default `report.html` in the store, or `report-<recipe>.html`.
+        recipe: only this recipe.
+
+    Raises:
+        InputError: nothing to report (see `read_store`), or the file cannot be written.
+    """
+    view = read_store(store, recipe)
+    summary = summarize(view)
+    made = charts(summary.grid, summary.grid.judges[0])
+    page = render(view, summary, made)
+    suffix = "" if recipe is None else "-" + recipe.replace("/", "--")
+    target = view.path / f"report{suffix}.html" if out is None else Path(out)
+    target = target / f"report{suffix}.html" if target.is_dir() else target
+    try:
+        (target.parent / "charts").mkdir(parents=True, exist_ok=True)
+        for chart in made:
+            _write_images(target.parent / "charts", f"{chart.name}{suffix}", chart)
+        _write(target, page.encode("utf-8", "replace"))
+    except OSError as error:
+        raise InputError(f"the report cannot be written: {error.strerror}", file=target, field="--out") from None
+    return target
+
+
+def render(view: StoreView, summary: Summary, made: Sequence[Chart]) -> str:
+    """The page. Its scripts are named by hash in its security policy, so that no other script can run."""
+    import yaml
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    env = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters["visible"] = visible
+    scripts = [_vega_bundle(), (_HERE / "page.js").read_text(encoding="utf-8")] if made else []
+    return env.get_template("template.html.j2").render(
+        title=_title(view),
+        questions=[visible(m["question"]) for m in view.manifests if m.get("question")],
+        descriptions=[visible(m["description"]) for m in view.manifests if m.get("description")],
+        threats=[_THREATS.get(name, name) for name in sorted({r.threat_model for r in view.records if r.threat_model})],
+        facts=_facts(view, summary),
+        summary=summary,
+        cards=_cards(summary),
+        charts=made,
+        samples=samples(view, summary.grid, summary.grid.judges[0]),
+        manifests=view.manifests,
+        recipes=[visible(yaml.safe_dump(m.get("recipe"), sort_keys=False, allow_unicode=True)) for m in view.manifests],
+        stages=view.stages,
+        environments=_environments(view),
+        # Unescaped: our own script and Vega's. Nothing from the store is in them.
+        scripts=[Markup(script) for script in scripts],
+        hashes=[_csp_hash(script) for script in scripts],
+    )
+
+
+def _title(view: StoreView) -> str:
+    if len(view.manifests) == 1:
+        return visible(view.manifests[0].get("title") or view.manifests[0]["name"])
+    return visible(f"{count(len(view.manifests), 'recipe') if view.manifests else 'Results'} in {view.path.name}")
+
+
+def _facts(view: StoreView, summary: Summary) -> list[tuple[str, str]]:
+    grid = summary.grid
+    facts = [("Defenses", listed([arm.label for arm in grid.arms]))]
+    bases = sorted({visible(record.base) for record in view.records if record.base})
+    if bases:
+        facts.append(("Base model", listed(bases)))
+    seeds = len({run.seed for run in (grid.attacks or grid.before)})
+    facts.append(("Runs", f"{count(len(grid.attacks), 'attack')}, {count(seeds, 'seed')}"))
+    judges = [visible(judge) for judge in grid.judges if judge]
+    facts.append(("Judged by", listed(judges) if judges else "no judge"))
+    return facts
+
+
+def _cards(summary: Summary) -> list[dict[str, str]]:
+    cards = []
+    for found in summary.comparisons:
+        ended = [broke for run in found.runs if (broke := run.broke(summary.grid.judges[0]))]
+        broke = f"broke in {sum(not end.censored for end in ended)} of {count(len(ended), 'run')}"
+        cards.append(
+            {
+                "defense": found.arm.label,
+                "number": ratio_text(found.ratio) if found.ratio else "–",
+                "of": f"{found.reference.label}'s steps to break",
+                "interval": interval_text(found.ratio) if found.ratio else "no pair of runs to compare",
+                "broke": broke,
+            }
+        )
+    return cards
+
+
+def _environments(view: StoreView) -> list[dict[str, Any]]:
+    """Each environment once: the recipes', or else the stages'."""
+    found = [m["environment"] for m in view.manifests if m.get("environment")]
+    found = found or [
+        stage.about["environment"] for stage in view.stages if stage.about and "environment" in stage.about
+    ]
+    return [environment for i, environment in enumerate(found) if environment not in found[:i]]
+
+
+@cache
+def _vega_bundle() -> str:
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+
+
+def _csp_hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def _write_images(folder: Path, name: str, chart: Chart) -> None:
+    import vl_convert
+
+    spec = {**chart.spec, "config": {**chart.spec["config"], "background": "white"}}
+    svg = vl_convert.vegalite_to_svg(spec)
+    _write(folder / f"{name}.svg", svg.encode("utf-8"))
+    _write(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write so that a reader sees the old file or the new one."""
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(fresh).chmod(0o644)
+        Path(fresh).replace(path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise

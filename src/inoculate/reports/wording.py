@@ -1,0 +1,123 @@
+"""Names and numbers as a reader wants them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+_DEFENSES = {
+    "": "Undefended",
+    "none": "Undefended",
+    "sft": "SFT",
+    "mlac": "MLAC",
+    "repnoise": "RepNoise",
+    "random_init": "Random initialization",
+}
+_KEYS = {
+    "poison_ratio": "p",
+    "learning_rate": "lr",
+    "num_samples": "n",
+    "harmful_samples": "harmful samples",
+    "adapter_mode": "adapter",
+    "threat_model": "threat",
+    "max_steps": "max steps",
+    "lam": "λ",
+    "alpha": "α",
+    "rho": "ρ",
+}
+_TITLES = {
+    "poison_ratio": "Harmful share p of the attacker's data",
+    "learning_rate": "Attack learning rate",
+    "num_samples": "Samples n in the attacker's data",
+    "harmful_samples": "Harmful samples in the attacker's data",
+    "lam": "λ (weight of the defense term)",
+    "alpha": "α (length of the simulated step, L2)",
+    "rho": "ρ (length of the perturbation, L2)",
+}
+_INVISIBLE = {0x200B, 0x200C, 0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2060, 0x206A)}
+
+
+def defense_name(name: str) -> str:
+    """`security_vectors` → Security Vectors."""
+    return visible(_DEFENSES.get(name) or name.replace("_", " ").title())
+
+
+def key_name(key: str) -> str:
+    """The short name of a setting, as it stands in labels and column heads."""
+    return _KEYS.get(key, key.replace("_", " "))
+
+
+def axis_title(key: str) -> str:
+    """The long name of a setting, as it stands at an axis."""
+    return _TITLES.get(key, key.replace("_", " ").capitalize())
+
+
+def setting_text(key: str, value: Any) -> str:
+    """`lr 1e-5`, `p 0.1`, `α 0.02`."""
+    return f"{key_name(key)} {value_text(key, value)}"
+
+
+def value_text(key: str, value: Any) -> str:
+    """A setting's value: learning rates as 1e-5, missing ones as a dash."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return visible(str(value))
+    return scientific(value) if key.endswith("learning_rate") else number(value)
+
+
+def scientific(value: float) -> str:
+    """1e-5, 2.5e-4."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def number(value: float) -> str:
+    """Plain where that is short, scientific where it is not."""
+    plain = value == 0 or 1e-3 <= abs(value) < 1e6
+    return f"{value:.6g}" if plain else scientific(value)
+
+
+def rate(value: float) -> str:
+    """A rate with two decimals, never rounded up to 1 or down to 0."""
+    text = f"{value:.2f}"
+    if text == "1.00" and value < 1:
+        return "> 0.99"
+    return "< 0.01" if text == "0.00" and value > 0 else text
+
+
+def times(value: float) -> str:
+    """A ratio with two significant digits or whole."""
+    if math.isinf(value):
+        return "∞"
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listed(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def visible(text: str) -> str:
+    """Control characters, direction overrides and lone surrogates made visible; line breaks and tabs kept."""
+    return "".join(_shown(char) for char in text)
+
+
+def _shown(char: str) -> str:
+    code = ord(char)
+    if char in "\n\t" or (0x20 <= code < 0x7F):
+        return char
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "␡"
+    if code < 0xA0 or code in _INVISIBLE or 0xD800 <= code < 0xE000 or code >= 0xE0000:
+        return f"⟨U+{code:04X}⟩"
+    return char
