@@ -14,7 +14,7 @@ from tests.reports.conftest import attack_rows, broke, measured, provenance
 from inoculate.core.errors import InputError
 from inoculate.core.records import COLUMNS, Record
 from inoculate.reports.charts import MOST_PANELS, charts
-from inoculate.reports.runs import gather
+from inoculate.reports.gather import gather
 from inoculate.reports.store_view import read_store
 from inoculate.reports.summary import summarize
 from inoculate.reports.tables import records_table

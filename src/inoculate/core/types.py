@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -50,10 +50,8 @@ class Defense(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def needs(self) -> Mapping[str, int]:
-        """Role → batches per call, e.g. `{"align": 1, "harmful": 1}`."""
-        ...
+    needs: ClassVar[Mapping[str, int]]
+    """Role → batches per call, e.g. `{"align": 1, "harmful": 1}`."""
 
     def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]: ...
 

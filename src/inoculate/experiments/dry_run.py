@@ -11,6 +11,7 @@ from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Pretrained
 from inoculate.experiments.recipe import Line, Recipe
 from inoculate.experiments.runner import in_order
+from inoculate.models.adapters import Lora
 from inoculate.models.load import model_shape
 
 
@@ -49,10 +50,14 @@ def _adapters(recipe: Recipe, base: Pretrained) -> list[str]:
     adapters += [line.attack.lora for line in recipe.lines if line.base == base and line.attack is not None]
     shapes = [lora for i, lora in enumerate(adapters) if lora is not None and lora not in adapters[:i]]
     return [
-        f"lora   r {lora.r}, alpha {lora.lora_alpha:g}, on {lora.target_modules}: "
+        f"lora   r {lora.r}, alpha {lora.lora_alpha:g}, on {_named(lora)}: "
         f"{model_shape(base.name_or_path, base.shape, lora)['adapter_parameters']:,} weights"
         for lora in shapes
     ]
+
+
+def _named(lora: Lora) -> str:
+    return lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
 
 
 def _parts(line: Line) -> list[Part]:

@@ -36,7 +36,7 @@ class Store:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise InputError(f"the store cannot be written: {error.strerror}", file=path, field=option) from None
+            raise InputError(f"the folder cannot be written: {error.strerror}", file=path, field=option) from None
 
     def folder(self, stage: Stage) -> Path:
         """Where the stage's result is, or will be."""

@@ -103,7 +103,9 @@ def _all(runs: int, every: str = "all ") -> str:
 def _lost(runs: Sequence[Run]) -> str:
     lost = [run.lost for run in runs if run.lost]
     parts = [f"{count(lost.count(kind), 'run')} {kind}" for kind in dict.fromkeys(lost)]
-    return f" {listed(parts)} and count as neither broken nor safe." if parts else ""
+    return (
+        f" {listed(parts)} and {'counts' if len(lost) == 1 else 'count'} as neither broken nor safe." if parts else ""
+    )
 
 
 def _babble(judge: str, runs: Sequence[Run]) -> str:

@@ -144,8 +144,9 @@ def _csp_hash(script: str) -> str:
 def _write_images(folder: Path, name: str, chart: Chart) -> None:
     import vl_convert
 
-    spec = {**chart.spec, "config": {**chart.spec["config"], "background": "white"}}
-    svg = vl_convert.vegalite_to_svg(spec)
+    inner, config = chart.spec["spec"], {**chart.spec["config"], "background": "white"}
+    seen = [layer for layer in inner["layer"] if layer["mark"].get("opacity") != 0]
+    svg = vl_convert.vegalite_to_svg({**chart.spec, "config": config, "spec": {**inner, "layer": seen}})
     _write(folder / f"{name}.svg", svg.encode("utf-8"))
     _write(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
 

@@ -10,7 +10,8 @@ from inoculate.evals.statistics import Interval, mean_interval, wilson
 from inoculate.reports.caveats import how_breaks_were_read, warnings
 from inoculate.reports.comparison import Comparison, compare, ratio_in, reference_of
 from inoculate.reports.findings import fate, interval_text, ratio_text, sentence, without_harmful_data
-from inoculate.reports.runs import Grid, Point, Run, gather, harmful
+from inoculate.reports.gather import gather
+from inoculate.reports.runs import Grid, Point, Run, harmful
 from inoculate.reports.store_view import StoreView
 from inoculate.reports.tables import Cell, Column, Table
 from inoculate.reports.wording import key_name, listed, number, rate, setting_text, value_text
@@ -152,7 +153,8 @@ def _after(grid: Grid, judge: str) -> Table:
                 row += [at_break("harmful_score"), at_end("harmful_score")]
                 row += [at_break("finetune_accuracy"), at_end("finetune_accuracy")]
                 rows.append([*row, at_end("over_refusal_rate"), at_end("incoherent_rate"), _seeds(runs)])
-    same = [setting_text(k, settings[0].get(k)) for k in grid.keys if k not in keys and settings[0].get(k) is not None]
+    shared = (name for name in ("attack", "adapter_mode", "num_samples") if grid.shared.get(name) is not None)
+    same = [setting_text(name, grid.shared[name]) for name in shared]
     ends = sorted({max(curve) for run in grid.attacks if not run.lost and (curve := run.curve("harmful_score", judge))})
     length = f" The end is step {listed([str(end) for end in ends])}." if ends else ""
     everywhere = f" In all rows: {', '.join(same)}." if same else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -18,6 +17,7 @@ _TERMINAL = (
     *("trial", "poison_ratio", "learning_rate", "step", "metric", "judge", "split", "value", "n", "status"),
 )
 _ALWAYS = {"defense", "step", "metric", "value", "n"}
+_NUMERIC = {"step", "value", "n", "poison_ratio", "learning_rate"}
 
 
 @dataclass(frozen=True)
@@ -68,27 +68,20 @@ def _csv(value: Any) -> Any:
 
 def _for_terminal(records: Sequence[Record]) -> str:
     """Columns in which nothing varies are left out and named below, so that a row fits a line."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
+    from rich.cells import cell_len
 
     rows = [[_terminal(record, name) for name in _TERMINAL] for record in records]
-    varied = [len(set(column)) > 1 for column in zip(*rows, strict=True)] or [True] * len(_TERMINAL)
-    keep = [i for i, name in enumerate(_TERMINAL) if varied[i] or name in _ALWAYS]
-    same = [f"{name} = {rows[0][i]}" for i, name in enumerate(_TERMINAL) if rows and i not in keep and rows[0][i] != ""]
-    table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for i in keep:
-        table.add_column(_TERMINAL[i], justify="right" if _TERMINAL[i] in ("step", "value", "n") else "left")
-    for row in rows:
-        table.add_row(*(Text(row[i]) for i in keep))
-    out = io.StringIO()
-    widest = sum(2 + max(len(_TERMINAL[i]), *(len(row[i]) for row in rows)) for i in keep) if rows else 80
-    # Piped output is not cut to a terminal that is not there.
-    console = Console(file=out, width=max(widest, shutil.get_terminal_size().columns), no_color=True)
-    console.print(table)
-    if same:
-        console.print(Text("In all rows: " + ", ".join(same)))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    columns = list(zip(_TERMINAL, zip(*rows, strict=True), strict=True)) if rows else []
+    shown = [(name, cells) for name, cells in columns if name in _ALWAYS or len(set(cells)) > 1]
+    same = [f"{name} = {cells[0]}" for name, cells in columns if (name, cells) not in shown and cells[0]]
+    # Laid out here, not by rich's table, which takes a millisecond for every row.
+    padded = []
+    for name, cells in shown:
+        width = max(cell_len(text) for text in (name, *cells))
+        blanks = [(text, " " * (width - cell_len(text))) for text in (name, *cells)]
+        padded.append([blank + text if name in _NUMERIC else text + blank for text, blank in blanks])
+    lines = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
+    return "\n".join([*lines, *(["In all rows: " + ", ".join(same)] if same else [])]) + "\n"
 
 
 def _terminal(record: Record, name: str) -> str:
