@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -168,14 +166,12 @@ def test_one_message_names_file_field_and_what_is_valid(tmp_path, changes, messa
 
 
 def test_a_defense_without_its_data(tmp_path):
-    (align,) = ({"align": tiny.RECIPE["align"]["data"]["roles"]["align"]},)
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump({**tiny.RECIPE, "base": {"name": "sandbox"}}))
     raw = yaml.safe_load(bundled()["quickstart"].read_text())
-    raw["align"]["data"]["roles"] = align
-    raw["matrix"] = {"align.defense": [{"name": "sft"}, {"name": "booster"}]}
+    del raw["align"]["data"]["roles"]["harmful"]
     path = tmp_path / "whole.yaml"
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(InputError, match=r"whole.yaml: align.data.roles: booster needs data for the role 'harmful'"):
+    message = r"whole.yaml: align.data.roles: booster needs data for the role 'harmful' \(found 'align', expected align, ha"
+    with pytest.raises(InputError, match=message):
         load_recipe(str(path))
 
 
@@ -207,5 +203,5 @@ def test_an_unknown_recipe_and_a_folder(tmp_path):
 @pytest.mark.parametrize("name", bundled())
 def test_bundled_recipes_are_valid_and_named_after_their_files(name):
     recipe = load_recipe(name)
-    assert recipe.name == name and recipe.question.endswith("?") and recipe.stages()
-    assert Path(recipe.name).suffix == ""
+    assert recipe.name == name and recipe.title and recipe.question
+    assert recipe.stages()

@@ -34,7 +34,14 @@ class Made:
         status = "diverged" if any(record.status == "diverged" for record in records) else "ok"
         folder = self.path / f"{kind}-{number}"
         folder.mkdir(parents=True)
-        about = {"kind": kind, "hash": number, "label": label, "value": {}, "upstream": [], "status": status}
+        about: dict[str, Any] = {
+            "kind": kind,
+            "hash": number,
+            "label": label,
+            "value": {},
+            "upstream": [],
+            "status": status,
+        }
         about |= {"wall_s": 12.5, "peak_memory_gib": 0.8, "environment": ENVIRONMENT}
         (folder / "stage.json").write_text(json.dumps(about))
         if records:
@@ -47,7 +54,12 @@ class Made:
 
     def manifest(self, **more: Any) -> Path:
         """Write the recipe's manifest and return the store."""
-        about = {"name": self.name, "title": "Booster against SFT", "description": "", "hash": "abcdef012345"}
+        about: dict[str, Any] = {
+            "name": self.name,
+            "title": "Booster against SFT",
+            "description": "",
+            "hash": "abcdef012345",
+        }
         about["question"] = "How many more attack steps does Booster survive than SFT?"
         about |= {"recipe": {"name": self.name, "break_threshold": 0.5}, "stages": self.stages, "wall_s": 321.0}
         about["environment"] = ENVIRONMENT

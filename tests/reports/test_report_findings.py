@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from inoculate.reports.store_view import read_store
 from inoculate.reports.summary import Summary, mean_rate, summarize
 
 NEVER = math.inf
-Runs = dict[tuple[str, int, float], float]
+Runs = Mapping[tuple[str, int, float], float]
 """(defense, seed, learning rate) → the step at which it broke."""
 
 

@@ -162,7 +162,7 @@ def test_recipe_and_provenance_are_in_the_page(make_store: Callable[..., Path]):
         assert part in page
     specs = re.findall(r'<script type="application/json" id="spec-(\w+)">(.*?)</script>', page, re.DOTALL)
     assert [name for name, _ in specs][:3] == ["harmful_score", "task_accuracy", "harmful_loss"]
-    assert all(json.loads(text)["columns"] == 3 for _, text in specs)
+    assert all(json.loads(text)["columns"] <= 3 for _, text in specs)
 
 
 def _fields(row: Any) -> dict[str, Any]:

@@ -53,7 +53,14 @@ def test_sgd_by_hand_and_the_clip_is_of_the_combined_gradient():
 def test_schedule():
     model, seen = Bowls((1.0, 0.0)), []
     training = Training(learning_rate=0.1, optim="sgd", max_steps=4, lr_scheduler_type="linear", max_grad_norm=None)
-    fit(model, SFT(), {"align": BowlFeed()}, training, observe=lambda s: seen.append(model.w[0].item()) or [], observe_at=range(5))
+    fit(
+        model,
+        SFT(),
+        {"align": BowlFeed()},
+        training,
+        observe=lambda s: seen.append(model.w[0].item()) or [],
+        observe_at=range(5),
+    )
     factors = [later / earlier for earlier, later in zip(seen, seen[1:], strict=False)]
     assert factors == pytest.approx([1 - 0.1, 1 - 0.075, 1 - 0.05, 1 - 0.025])
 
@@ -66,12 +73,32 @@ def test_accumulation_is_one_batch(tokenizer, rows, batch, parts):
     for size, steps in ((8, 1), (batch, parts)):
         model = model_of(tokenizer)
         training = Training(
-            learning_rate=1e-2, optim="sgd", max_steps=4, per_device_train_batch_size=size, gradient_accumulation_steps=steps
+            learning_rate=1e-2,
+            optim="sgd",
+            max_steps=4,
+            max_grad_norm=None,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
         )
         fit(model, SFT(), feeds_of(mixed), training)
         ended.append(weights_of(model))
     for one, many in zip(*ended, strict=True):
         assert_close(one, many, rtol=1e-4, atol=1e-6)
+
+
+def test_every_step_draws_another_dropout_mask_and_again_the_same(tokenizer, rows, tmp_path):
+    """The whole data set in each batch and no learning: only the mask can change the loss."""
+    model = model_of(tokenizer)
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    training = Training(learning_rate=1e-30, optim="sgd", max_steps=3, logging_steps=1)
+    losses = []
+    for run in ("one", "two"):
+        fit(model, SFT(), {"align": Feed(rows["align"][:8], 8, 0, "align")}, training, out=tmp_path / run)
+        losses.append([json.loads(line)["align_loss"] for line in (tmp_path / run / "metrics.jsonl").open()])
+    assert losses[0] == losses[1]
+    assert max(losses[0]) - min(losses[0]) > 1e-4
 
 
 def test_packing_is_the_same_trajectory(tokenizer, rows):
@@ -153,7 +180,9 @@ def test_resume_does_not_start_over(tokenizer, rows, tmp_path):
 
 def test_divergence_is_a_status(tokenizer, rows):
     model = model_of(tokenizer)
-    fitted = fit(model, SFT(), feeds_of(rows), Training(learning_rate=1e30, optim="sgd", max_steps=20, max_grad_norm=None))
+    fitted = fit(
+        model, SFT(), feeds_of(rows), Training(learning_rate=1e30, optim="sgd", max_steps=20, max_grad_norm=None)
+    )
     assert fitted.status == "diverged"
     assert fitted.step < 20
 

@@ -35,7 +35,8 @@ class Part(Value):
             InputError: as `load`.
         """
         sources.check(self.source, self.split)
-        if sources.source_of(self.source).kind in ("sandbox", "file"):
+        kind = sources.source_of(self.source).kind
+        if kind == "file" or (kind == "sandbox" and self.num_samples is not None):
             self.load(seed=0)
 
     def load(self, seed: int) -> list[Example]:

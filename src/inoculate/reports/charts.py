@@ -133,7 +133,10 @@ def _shown(grid: Grid, runs: Sequence[Run], facets: Sequence[str]) -> tuple[list
     for key in sorted(facets, key=lambda key: key == "learning_rate"):
         attacked = [run for run in kept if harmful(run.setting)] or kept
         values = [canonical(run.setting.get(key)) for run in attacked]
-        usual = max(dict.fromkeys(values), key=values.count)
+        distinct = list(dict.fromkeys(values))
+        most = max(values.count(value) for value in distinct)
+        common = [value for value in distinct if values.count(value) == most]
+        usual = common[(len(common) - 1) // 2]
         kept = [run for run in kept if canonical(run.setting.get(key)) == usual]
         fixed.append(setting_text(key, kept[0].setting.get(key)))
         if len({canonical([run.setting.get(other) for other in facets]) for run in kept}) <= MOST_PANELS:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from inoculate.core.hashing import canonical
 from inoculate.evals.statistics import Ratio, ratio_interval
 from inoculate.reports.runs import Arm, Grid, Run, harmful, harmful_label
+
+_LOST_PAIR = "because some seed has no pair of runs there"
+_NO_RUNS = "for want of runs with the same seed and setting"
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Comparison:
     """Over all settings in which every seed can be compared: per seed a geometric mean, the interval over seeds."""
     settings: int
     """How many settings that are."""
-    left_out: tuple[str, ...]
-    """Settings in which some seed could not be compared, because the reference did not break there or broke at 0."""
+    left_out: Mapping[str, tuple[str, ...]]
+    """Why no ratio could be formed → the settings in which that held for some seed."""
     runs: tuple[Run, ...]
 
 
@@ -44,7 +47,8 @@ def reference_of(grid: Grid, arm: Arm) -> Arm:
 
 def ratio_in(grid: Grid, judge: str, arm: Arm, reference: Arm, setting: dict[str, Any]) -> Ratio | None:
     """The ratio of steps to break under one setting, paired by seed; None without a pair."""
-    return _ratio([[pair] for pair in _pairs(grid, judge, arm, reference, setting).values() if pair is not None])
+    found = _pairs(grid, judge, arm, reference, setting).values()
+    return _ratio([[pair] for pair in found if not isinstance(pair, str)])
 
 
 Pair = tuple[float, float, bool]
@@ -52,31 +56,40 @@ Pair = tuple[float, float, bool]
 
 
 def _comparison(grid: Grid, judge: str, arm: Arm, reference: Arm) -> Comparison:
-    settings = [setting for setting in grid.settings() if harmful(setting)]
+    settings = [setting for setting in grid.settings() if harmful(setting) and grid.cell(arm, setting)]
     paired = [(setting, _pairs(grid, judge, arm, reference, setting)) for setting in settings]
-    paired = [(setting, pairs) for setting, pairs in paired if pairs]
-    seeds = {seed for _, pairs in paired for seed in pairs}
-    usable = [pairs for _, pairs in paired if all(pairs.get(seed) is not None for seed in seeds)]
-    by_seed = [[pair for pairs in usable if (pair := pairs[seed]) is not None] for seed in sorted(seeds)]
-    return Comparison(
-        arm=arm,
-        reference=reference,
-        ratio=_ratio(by_seed) if usable else None,
-        settings=len(usable),
-        left_out=tuple(harmful_label(grid, setting) for setting, pairs in paired if pairs not in usable),
-        runs=tuple(run for setting in settings for run in grid.cell(arm, setting)),
-    )
+    seeds = sorted({seed for _, pairs in paired for seed in pairs})
+    by_seed: list[list[Pair]] = [[] for _ in seeds]
+    left_out: dict[str, tuple[str, ...]] = {}
+    for setting, pairs in paired:
+        row = [pairs.get(seed, _LOST_PAIR) for seed in seeds]
+        why = next((pair for pair in row if isinstance(pair, str)), None)
+        if why is not None or not row:
+            left_out[why or _NO_RUNS] = (*left_out.get(why or _NO_RUNS, ()), harmful_label(grid, setting))
+            continue
+        for pairs_of_seed, pair in zip(by_seed, row, strict=True):
+            if not isinstance(pair, str):
+                pairs_of_seed.append(pair)
+    settings_used = len(by_seed[0]) if by_seed else 0
+    runs = tuple(run for setting in settings for run in grid.cell(arm, setting))
+    return Comparison(arm, reference, _ratio(by_seed) if settings_used else None, settings_used, left_out, runs)
 
 
-def _pairs(grid: Grid, judge: str, arm: Arm, reference: Arm, setting: dict[str, Any]) -> dict[str, Pair | None]:
-    """Seed → the pair, for seeds in which both were measured; None where no ratio can be formed."""
+def _pairs(grid: Grid, judge: str, arm: Arm, reference: Arm, setting: dict[str, Any]) -> dict[str, Pair | str]:
+    """Seed → the pair, or why no ratio can be formed; seeds that were not measured in both are left out."""
     beside = {canonical(run.seed): run.broke(judge) for run in grid.cell(reference, setting)}
-    pairs: dict[str, Pair | None] = {}
+    pairs: dict[str, Pair | str] = {}
     for run in grid.cell(arm, setting):
-        ours, theirs = run.broke(judge), beside.get(canonical(run.seed))
-        if ours is not None and theirs is not None:
-            fit = not theirs.censored and theirs.steps > 0 and ours.steps > 0
-            pairs[canonical(run.seed)] = (ours.steps, theirs.steps, ours.censored) if fit else None
+        seed, ours = canonical(run.seed), run.broke(judge)
+        theirs = beside.get(seed)
+        if ours is None or theirs is None:
+            continue
+        if theirs.censored:
+            pairs[seed] = f"because {reference.label} did not break in every seed"
+        elif not theirs.steps or not ours.steps:
+            pairs[seed] = "because a model was broken before the attack began"
+        else:
+            pairs[seed] = (ours.steps, theirs.steps, ours.censored)
     return pairs
 
 

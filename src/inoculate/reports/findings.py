@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from inoculate.core.hashing import canonical
 from inoculate.evals.statistics import Interval, Ratio
 from inoculate.reports.comparison import Comparison
 from inoculate.reports.runs import Arm, Grid, Run, harmful, harmful_label
@@ -40,7 +39,8 @@ def sentence(grid: Grid, judge: str, found: Comparison) -> str:
     """What was found about one defense, in one plain sentence and what must be known beside it."""
     arm, reference, ratio = found.arm.label, found.reference.label, found.ratio
     if ratio is None:
-        start = f"{arm} cannot be put in proportion to {reference}, {_why_not(grid, judge, found)}; it"
+        why = listed(list(found.left_out)) or "for want of runs"
+        start = f"{arm} cannot be put in proportion to {reference}, {why}; it"
     else:
         least = "at least " if ratio.at_least else ""
         start = f"{arm} took {least}{times(ratio.value)} times {reference}'s attack steps ({interval_text(ratio)})"
@@ -51,8 +51,8 @@ def sentence(grid: Grid, judge: str, found: Comparison) -> str:
     fell = all(not broke.censored for run in found.runs if (broke := run.broke(judge)))
     joint = "" if ratio is None else "and then " if fell else "and "
     text = f"{start} {joint}{_fate(grid, judge, found.runs)}."
-    if found.left_out and ratio is not None:
-        text += f" Left out of the ratio: {listed(list(found.left_out))}, {_why_not(grid, judge, found)}."
+    for why, settings in found.left_out.items() if ratio is not None else ():
+        text += f" Left out of the ratio: {'; '.join(settings)}, {why}."
     return text + _lost(found.runs) + _babble(judge, found.runs)
 
 
@@ -60,17 +60,6 @@ def fate(grid: Grid, judge: str, arm: Arm) -> str:
     """Whether an arm broke, for a store in which there is nothing to compare it with."""
     runs = [run for run in grid.attacks if run.arm == arm and harmful(run.setting)]
     return f"{arm.label} {_fate(grid, judge, runs)}." + _lost(runs) + _babble(judge, runs)
-
-
-def _why_not(grid: Grid, judge: str, found: Comparison) -> str:
-    ours = {(canonical(run.setting), canonical(run.seed)) for run in found.runs if run.broke(judge)}
-    there = [run for run in grid.attacks if run.arm == found.reference and harmful(run.setting)]
-    breaks = [run.broke(judge) for run in there if (canonical(run.setting), canonical(run.seed)) in ours]
-    if not any(breaks):
-        return "for want of runs with the same seed and setting"
-    if any(broke.censored for broke in breaks if broke):
-        return f"because {found.reference.label} did not break in every seed"
-    return "because a model was broken before the attack began"
 
 
 def _fate(grid: Grid, judge: str, runs: Sequence[Run]) -> str:
@@ -103,9 +92,8 @@ def _all(runs: int, every: str = "all ") -> str:
 def _lost(runs: Sequence[Run]) -> str:
     lost = [run.lost for run in runs if run.lost]
     parts = [f"{count(lost.count(kind), 'run')} {kind}" for kind in dict.fromkeys(lost)]
-    return (
-        f" {listed(parts)} and {'counts' if len(lost) == 1 else 'count'} as neither broken nor safe." if parts else ""
-    )
+    verb = "counts" if len(lost) == 1 else "count"
+    return f" {listed(parts)} and {verb} as neither broken nor safe." if parts else ""
 
 
 def _babble(judge: str, runs: Sequence[Run]) -> str:

@@ -69,7 +69,7 @@ def render(view: StoreView, summary: Summary, made: Sequence[Chart]) -> str:
         title=_title(view),
         questions=[visible(m["question"]) for m in view.manifests if m.get("question")],
         descriptions=[visible(m["description"]) for m in view.manifests if m.get("description")],
-        threats=[_THREATS.get(name, name) for name in sorted({r.threat_model for r in view.records if r.threat_model})],
+        threats=_threats(view, summary),
         facts=_facts(view, summary),
         summary=summary,
         cards=_cards(summary),
@@ -89,6 +89,18 @@ def _title(view: StoreView) -> str:
     if len(view.manifests) == 1:
         return visible(view.manifests[0].get("title") or view.manifests[0]["name"])
     return visible(f"{count(len(view.manifests), 'recipe') if view.manifests else 'Results'} in {view.path.name}")
+
+
+def _threats(view: StoreView, summary: Summary) -> list[str]:
+    """Each threat model, with the defenses that were measured under it where there are several."""
+    names = sorted({record.threat_model for record in view.records if record.threat_model})
+    told = []
+    for name in names:
+        under = {record.defense for record in view.records if record.threat_model == name}
+        who = [arm.label for arm in summary.grid.arms if arm.defense in under]
+        text = _THREATS.get(name, visible(name))
+        told.append(f"{text} Here: {listed(who)}." if len(names) > 1 else text)
+    return told
 
 
 def _facts(view: StoreView, summary: Summary) -> list[tuple[str, str]]:

@@ -8,7 +8,8 @@
     const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
     const room = place.clientWidth - AXIS;
     const fit = Math.floor((room + GAP) / (NARROWEST + GAP));
-    const columns = Math.max(1, Math.min(COLUMNS, Number(place.dataset.panels), fit));
+    const panels = Number(place.dataset.panels), most = Math.max(1, Math.min(COLUMNS, panels, fit));
+    const columns = Math.ceil(panels / Math.ceil(panels / most));
     spec.columns = columns;
     spec.spec.width = Math.min(520, Math.floor((room - GAP * (columns - 1)) / columns));
     return window.vegaEmbed(place, spec, { actions: false, renderer: "svg", ast: true, tooltip: { theme: "custom" } });

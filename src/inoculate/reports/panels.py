@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,17 +79,31 @@ def panels(
         thin = each.mark_line(strokeWidth=1, opacity=0.45).encode(detail="seed:N")
         layers += [*([thin] if several else []), *_means(alt, mean, arms), _target(each)]
     chart = alt.layer(*layers, data=alt.Data(values=[])).properties(width=WIDTH, height=HEIGHT)
-    header = alt.Header(title=None, labelFontSize=12, labelFontWeight=600, labelAnchor="start", labelPadding=6)
-    spec = _styled(alt, chart.facet(alt.Facet("panel:N", sort=order, header=header), columns=COLUMNS)).to_dict()
+    header = alt.Header(
+        title=None, labelFontSize=12, labelFontWeight=600, labelAnchor="start", labelPadding=6, labelLimit=300
+    )
+    spec = _styled(
+        alt, chart.facet(alt.Facet("panel:N", sort=order, header=header), columns=_columns(len(order)))
+    ).to_dict()
     # Altair would check every row against Vega-Lite's schema: seconds for a few thousand.
     return {**spec, "data": {"values": [*rows, *marks]}}
 
 
+def _columns(panels: int) -> int:
+    """As many rows as are needed, and no gap in the last that fewer columns would fill: 4 are 2 × 2."""
+    return math.ceil(panels / math.ceil(panels / COLUMNS))
+
+
 def _means(alt: Any, mean: Any, arms: Sequence[str]) -> list[Any]:
     """The reference is dashed and on top, so that where defenses coincide both are seen."""
-    plain = alt.FieldOneOfPredicate(field="arm", oneOf=_reference(arms))
-    solid, dashed = mean.transform_filter(alt.LogicalNotPredicate(**{"not": plain})), mean.transform_filter(plain)
-    return [solid.mark_line(strokeWidth=2.5), dashed.mark_line(strokeWidth=2.5, strokeDash=[7, 3])]
+    reference = _reference(arms)
+    others = [arm for arm in arms if arm not in reference]
+    styles = [(others, {}), (reference, {"strokeDash": [7, 3]})]
+    return [
+        mean.transform_filter(alt.FieldOneOfPredicate(field="arm", oneOf=those)).mark_line(strokeWidth=2.5, **style)
+        for those, style in styles
+        if those
+    ]
 
 
 def _target(base: Any) -> Any:

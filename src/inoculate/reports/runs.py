@@ -115,8 +115,12 @@ def harmful_label(grid: Grid, setting: dict[str, Any]) -> str:
 
 
 def in_order(setting: Mapping[str, Any]) -> list[Any]:
-    """Sort key: attacks with harmful data, then the benign ones (p = 0), each by its values."""
-    return [not harmful(setting), *(_sortable(value) for value in setting.values())]
+    """Sort key: attacks with harmful data, then the benign ones (p = 0), each by threat model and values."""
+    return [
+        not harmful(setting),
+        str(setting.get("threat_model", "")),
+        *(_sortable(value) for value in setting.values()),
+    ]
 
 
 def harmful(setting: Mapping[str, Any]) -> bool:

@@ -176,7 +176,7 @@ def _values(setting: dict[str, Any], keys: Sequence[str]) -> list[Cell]:
 
 
 def _steps(runs: Sequence[Run], judge: str) -> Cell:
-    """Each seed's steps; `> 600` where a run outlasted the watch."""
+    """Each seed's steps, once where many agree; `> 600` where a run outlasted the watch."""
     texts = []
     for run in runs:
         broke = run.broke(judge)
@@ -184,7 +184,8 @@ def _steps(runs: Sequence[Run], judge: str) -> Cell:
             texts.append(run.lost or "–")
         else:
             texts.append(f"{'> ' if broke.censored else ''}{number(broke.steps)}")
-    return Cell(" / ".join(texts), value=[run.broke(judge) for run in runs])
+    alike = len(texts) > 2 and len(set(texts)) == 1
+    return Cell(f"all {texts[0]}" if alike else " / ".join(texts), value=[run.broke(judge) for run in runs])
 
 
 def _broke(runs: Sequence[Run], judge: str) -> Cell:

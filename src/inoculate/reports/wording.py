@@ -19,7 +19,7 @@ _KEYS = {
     "num_samples": "n",
     "harmful_samples": "harmful samples",
     "adapter_mode": "adapter",
-    "threat_model": "threat",
+    "threat_model": "threat model",
     "max_steps": "max steps",
     "lam": "λ",
     "alpha": "α",
@@ -53,7 +53,9 @@ def axis_title(key: str) -> str:
 
 
 def setting_text(key: str, value: Any) -> str:
-    """`lr 1e-5`, `p 0.1`, `α 0.02`."""
+    """`lr 1e-5`, `p 0.1`, `α 0.02`; of what needs no name only the value: `open weights`, `merge`."""
+    if key in ("threat_model", "base", "attack"):
+        return value_text(key, value)
     return f"{key_name(key)} {value_text(key, value)}"
 
 
@@ -62,7 +64,7 @@ def value_text(key: str, value: Any) -> str:
     if value is None or value == "":
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return visible(str(value))
+        return visible(str(value).replace("_", " ") if key == "threat_model" else str(value))
     return scientific(value) if key.endswith("learning_rate") else number(value)
 
 
@@ -102,7 +104,7 @@ def count(n: int, noun: str) -> str:
 
 def listed(parts: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
 
 
 def visible(text: str) -> str:

@@ -1,0 +1,68 @@
+"""Stages that cost nothing, for the store and the runner. In a module of their own, so that workers can import them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from inoculate.core.errors import InputError
+from inoculate.core.records import Record, write_records
+from inoculate.experiments.stage import Context, Stage
+
+
+class Awkward(Exception):
+    """An exception that pickle cannot rebuild."""
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__(what)
+
+
+class Toy(Stage):
+    """Counts its runs in a file beside the store, then does what it is told."""
+
+    kind: ClassVar[str] = "toy"
+    name: str
+    above: tuple[Toy, ...] = ()
+    does: Literal["ok", "raise", "refuse", "awkward", "full", "diverge", "die"] = "ok"
+
+    def upstream(self) -> Sequence[Stage]:
+        return self.above
+
+    def label(self) -> str:
+        return f"toy {self.name}"
+
+    def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
+        with (out.parent.parent / "order.txt").open("a") as order:
+            order.write(f"{self.name}\n")
+        assert all((folder / "stage.json").exists() for folder in upstream.values())
+        (out / "half.txt").write_text(self.name)
+        if (out.parent.parent / "healed").exists():
+            self.measure(out, context)
+            return "ok"
+        match self.does:
+            case "raise":
+                raise RuntimeError("something broke")
+            case "refuse":
+                raise InputError("not good", field="toy.name", found=self.name, expected="another", known=["b2"])
+            case "awkward":
+                raise Awkward(what="cannot travel")
+            case "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "model.safetensors"))
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+        self.measure(out, context)
+        return "diverged" if self.does == "diverge" else "ok"
+
+    def measure(self, out: Path, context: Context) -> None:
+        blank = Record(metric="harmful_score", value=0.5, stage=self.folder, recipe=context.recipe)
+        write_records(out / "records.jsonl", [blank])
+
+
+def ran(folder: Path) -> list[str]:
+    """Names of the stages that were run, in order, each as often as it was."""
+    file = folder / "order.txt"
+    return file.read_text().split() if file.exists() else []
