@@ -40,6 +40,7 @@ RECIPE: dict[str, Any] = {
     "evaluate": {
         **_SETS,
         "task": {"source": "sandbox-sentiment", "split": "heldout", "num_samples": 10},
+        "judges": [{"name": "refusal"}],
         "max_new_tokens": 6,
         "batch_size": 10,
     },
