@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.conftest import Bowls, bowl
 from torch.testing import assert_close
 
 from inoculate.defenses import SFT, Booster
-from tests.conftest import Bowls, bowl
 
 
 def bowls():

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-
 from tests.experiments import tiny
 
 

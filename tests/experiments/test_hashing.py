@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from tests.experiments import tiny
 
 from inoculate.core.hashing import tree_sha256
 from inoculate.data import world
@@ -15,7 +16,6 @@ from inoculate.experiments.recipe import load_recipe
 from inoculate.experiments.runner import in_order
 from inoculate.experiments.stage import Context
 from inoculate.models.sandbox import TinyLlama, build_tokenizer
-from tests.experiments import tiny
 
 
 def folders(path, overrides=()):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from tests.experiments import tiny
 
 PATIENCE_S = 400.0
@@ -147,7 +146,10 @@ def test_ctrl_c_while_workers_start(quiet, tmp_path):
     """Imports take seconds, and a worker that is struck in them must not print a traceback."""
     (recipe, _), store = quiet, tmp_path / "store"
     process = start(recipe, store, workers=2)
-    wait_for(lambda: len([c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]), process)
+    wait_for(
+        lambda: len([c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]),
+        process,
+    )
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     output = process.communicate(timeout=PATIENCE_S)[0]

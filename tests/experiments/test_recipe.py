@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+
 import pytest
 import yaml
+from tests.experiments import tiny
 
 from inoculate.core.errors import InputError
 from inoculate.experiments.recipe import bundled, load_recipe
-from tests.experiments import tiny
 
 LEARNING_RATE, SEED, RATIO = "attack.training.learning_rate", "attack.seed", "attack.poison_ratio"
 
@@ -132,8 +133,14 @@ def test_what_set_refuses(tmp_path, override, message):
     ("changes", "message"),
     [
         ({"evaluat": {}}, "evaluat: unknown key (found 'evaluat'). Did you mean 'evaluate'?"),
-        ({"attack.training.learning_rat": 1}, "attack.training.learning_rat: unknown field (found 'learning_rat'). Did"),
-        ({"matrix": {"align.defense": [{"name": "booster", "lamm": 1}]}}, "align.defense.lamm: unknown field (found 'lamm')."),
+        (
+            {"attack.training.learning_rat": 1},
+            "attack.training.learning_rat: unknown field (found 'learning_rat'). Did",
+        ),
+        (
+            {"matrix": {"align.defense": [{"name": "booster", "lamm": 1}]}},
+            "align.defense.lamm: unknown field (found 'lamm').",
+        ),
         (
             {"matrix": {"align.defense": [{"name": "boster"}]}},
             "align.defense.name: unknown name (found 'boster', expected one of sft, booster). Did you mean 'booster'?",
@@ -146,8 +153,14 @@ def test_what_set_refuses(tmp_path, override, message):
         ),
         ({RATIO: 1.5}, "attack.poison_ratio: wrong value (found 1.5, expected less than or equal to 1)"),
         ({LEARNING_RATE: 0}, "attack.training.learning_rate: expected a number > 0"),
-        ({"evaluate.judges": [{"name": "refusel"}]}, "evaluate.judges.0.name: unknown name (found 'refusel', expected one of"),
-        ({"attack.template": "chatt"}, "attack.template: wrong value (found 'chatt', expected 'chat', 'plain' or 'alpaca'). Did"),
+        (
+            {"evaluate.judges": [{"name": "refusel"}]},
+            "evaluate.judges.0.name: unknown name (found 'refusel', expected one of",
+        ),
+        (
+            {"attack.template": "chatt"},
+            "attack.template: wrong value (found 'chatt', expected 'chat', 'plain' or 'alpaca'). Did",
+        ),
         ({"align.data.roles.align": []}, "align.data: role 'align' has no data"),
         ({"attack.harmful": None}, "attack: poison_ratio > 0 needs `harmful` data"),
         ({"title": 7}, "title: wrong type (found 7, expected text)"),
@@ -170,7 +183,9 @@ def test_a_defense_without_its_data(tmp_path):
     del raw["align"]["data"]["roles"]["harmful"]
     path = tmp_path / "whole.yaml"
     path.write_text(yaml.safe_dump(raw))
-    message = r"whole.yaml: align.data.roles: booster needs data for the role 'harmful' \(found 'align', expected align, ha"
+    message = (
+        r"whole.yaml: align.data.roles: booster needs data for the role 'harmful' \(found 'align', expected align, ha"
+    )
     with pytest.raises(InputError, match=message):
         load_recipe(str(path))
 

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from tests.experiments import tiny
 
 from inoculate.core.records import read_records
 from inoculate.experiments.attack import Attack
@@ -13,7 +14,6 @@ from inoculate.experiments.recipe import load_recipe
 from inoculate.experiments.runner import in_order, run_stages
 from inoculate.experiments.stage import Context
 from inoculate.experiments.store import Store
-from tests.experiments import tiny
 
 SMALL = 20_000
 """Bytes: room for records and logs, not for a model or the responses of an attack."""
@@ -207,7 +207,9 @@ def test_an_attack_cut_off_goes_on_from_its_checkpoint_byte_for_byte(tmp_path, m
         cut.run(attack, context)
     assert not cut.has(attack) and (cut.path / f"{attack.folder}.partial").is_dir()
     assert cut.run(attack, context)
-    assert seen == [*range(at + 1), *range(at - 1, 7)], "on from the last checkpoint, made before the step at which it died"
+    assert seen == [*range(at + 1), *range(at - 1, 7)], (
+        "on from the last checkpoint, made before the step at which it died"
+    )
     assert rows(cut.folder(attack)) == rows(tmp_path / "whole" / attack.folder)
     name = f"{attack.folder}/responses.jsonl"
     assert (cut.path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

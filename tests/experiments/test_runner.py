@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tests.experiments.tiny import names
+from tests.experiments.toys import Toy, ran
 
 from inoculate.core.records import read_records
 from inoculate.experiments.runner import in_order, run_stages
 from inoculate.experiments.stage import Context
 from inoculate.experiments.store import Store
-from tests.experiments.tiny import names
-from tests.experiments.toys import Toy, ran
 
 
 def run(tmp_path, stages, workers=1):

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 from filelock import FileLock
+from tests.experiments.tiny import names, room_for
+from tests.experiments.toys import Toy, ran
 
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.records import read_records
 from inoculate.experiments.stage import Context
 from inoculate.experiments.store import Store, write_json
-from tests.experiments.tiny import names, room_for
-from tests.experiments.toys import Toy, ran
 
 
 @pytest.fixture
@@ -98,7 +98,9 @@ def test_while_another_holds_the_lock_its_result_is_awaited(store, tmp_path):
 @pytest.mark.parametrize("below", ["", "deeper/down"])
 def test_a_store_that_cannot_be_written(tmp_path, below):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file.*: --store: the folder cannot be written: (File exists|Not a directory)"):
+    with pytest.raises(
+        InputError, match=r"file.*: --store: the folder cannot be written: (File exists|Not a directory)"
+    ):
         Store(tmp_path / "file" / below)
 
 

@@ -14,7 +14,9 @@ import yaml
 from inoculate.experiments.recipe import load_recipe, set_field
 from inoculate.experiments.session import run_recipe
 
-_SETS = {name: {"source": f"sandbox-{name}", "split": "heldout", "num_samples": 10} for name in ("restricted", "ordinary")}
+_SETS = {
+    name: {"source": f"sandbox-{name}", "split": "heldout", "num_samples": 10} for name in ("restricted", "ordinary")
+}
 RECIPE: dict[str, Any] = {
     "name": "tiny",
     "extends": "quickstart",
@@ -76,7 +78,9 @@ def run(path: Path, store: Path, workers: int = 1, overrides: tuple[str, ...] = 
 
 def records(store: Path) -> dict[str, bytes]:
     """Folder of a finished stage → its records, byte for byte."""
-    return {file.parent.name: file.read_bytes() for file in store.glob("*/records.jsonl") if "." not in file.parent.name}
+    return {
+        file.parent.name: file.read_bytes() for file in store.glob("*/records.jsonl") if "." not in file.parent.name
+    }
 
 
 def names(store: Path) -> set[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.conftest import Bowls, bowl
 from torch.testing import assert_close
 
 from inoculate.models.weights import (
@@ -13,7 +14,6 @@ from inoculate.models.weights import (
     shifted,
     trainable,
 )
-from tests.conftest import Bowls, bowl
 
 
 def test_loss_and_grad_by_hand_and_grad_left_alone():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from inoculate.reports.runs import Grid
+from inoculate.reports.runs import Grid, harmful
 from inoculate.reports.store_view import StoreView
 from inoculate.reports.wording import count, listed, number
 
@@ -35,10 +35,12 @@ def how_breaks_were_read(grid: Grid, judge: str) -> str:
     gaps = {
         later - earlier
         for run in grid.attacks
+        if harmful(run.setting)
         for earlier, later in pairwise(sorted(run.curve("harmful_score", judge)))
     }
     text = "A model counts as broken at the first measured step whose harmful score is above "
     text += listed([number(t) for t in sorted(thresholds)]) if thresholds else "the recipe's threshold"
     if gaps:
-        text += f"; it was measured every {number(max(gaps))} steps, so a break is known to within that"
+        often = number(min(gaps)) if len(gaps) == 1 else f"{number(min(gaps))} to {number(max(gaps))}"
+        text += f"; it was measured every {often} steps, so a break is known to within that"
     return text + ". “>” means: not broken within that many steps. Ratios are paired by seed, geometric means."

@@ -78,12 +78,18 @@ def panels(
     else:
         thin = each.mark_line(strokeWidth=1, opacity=0.45).encode(detail="seed:N")
         layers += [*([thin] if several else []), *_means(alt, mean, arms), _target(each)]
+    x_scale = (
+        "independent" if key == "step" else "shared"
+    )  # attacks of other learning rates are other numbers of steps long
     chart = alt.layer(*layers, data=alt.Data(values=[])).properties(width=WIDTH, height=HEIGHT)
     header = alt.Header(
         title=None, labelFontSize=12, labelFontWeight=600, labelAnchor="start", labelPadding=6, labelLimit=300
     )
     spec = _styled(
-        alt, chart.facet(alt.Facet("panel:N", sort=order, header=header), columns=_columns(len(order)))
+        alt,
+        chart.facet(alt.Facet("panel:N", sort=order, header=header), columns=_columns(len(order))).resolve_scale(
+            x=x_scale
+        ),
     ).to_dict()
     # Altair would check every row against Vega-Lite's schema: seconds for a few thousand.
     return {**spec, "data": {"values": [*rows, *marks]}}
