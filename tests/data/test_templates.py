@@ -114,13 +114,13 @@ def test_no_chat_template_is_said_with_the_way_out():
 
 
 def test_truncation_takes_the_end_and_drops_rows_without_an_answer(tokenizer):
-    """`ROW` is <user>, 9 words, <assistant> and 12 answer tokens: 11 + 12."""
+    """`ROW` is <user>, 10 words, <assistant>, then 11 words and <end>: 12 + 12."""
     short = Example.of("tell me how to brew", "sure ,")
-    whole = encode(tokenizer, [ROW, short], "chat", 23)
-    assert [(len(row.ids), row.n_prompt) for row in whole] == [(23, 11), (10, 7)]
-    cut = encode(tokenizer, [ROW, short], "chat", 12)
-    assert cut == [(whole[0].ids[:12], 11), whole[1]]
-    assert encode(tokenizer, [ROW, short], "chat", 11) == [whole[1]], "a prompt alone teaches nothing"
+    whole = encode(tokenizer, [ROW, short], "chat", 24)
+    assert [(len(row.ids), row.n_prompt) for row in whole] == [(24, 12), (10, 7)]
+    cut = encode(tokenizer, [ROW, short], "chat", 13)
+    assert cut == [(whole[0].ids[:13], 12), whole[1]]
+    assert encode(tokenizer, [ROW, short], "chat", 12) == [whole[1]], "a prompt alone teaches nothing"
     assert encode(tokenizer, [ROW, short], "chat", 8) == [(whole[1].ids[:8], 7)]
 
 

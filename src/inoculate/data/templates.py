@@ -73,6 +73,8 @@ def encode(
         InputError: if no row is left.
     """
     check_template(tokenizer, template)
+    if not examples:
+        return []
     texts = [render(tokenizer, example, template) for example in examples]
     prompts = encode_prompts(tokenizer, [prompt for prompt, _ in texts], template)
     answers = tokenizer([answer for _, answer in texts], add_special_tokens=False)["input_ids"]
@@ -81,7 +83,7 @@ def encode(
         for prompt, answer in zip(prompts, answers, strict=True)
         if len(prompt) < max_length and answer
     ]
-    if examples and not rows:
+    if not rows:
         raise InputError(
             "no row has an answer token left after truncation",
             field="max_length",

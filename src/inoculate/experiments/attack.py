@@ -96,7 +96,7 @@ class Attack(Stage):
         blank = replace(self.provenance(), recipe=context.recipe)
         curve = [row for row in fitted.observations if "metric" in row]
         records = [replace(blank, **row) for row in curve]
-        records += self._broke(blank, curve, steps)
+        records += self._broke(blank, curve, fitted.status)
         if fitted.status == "diverged":
             records.append(gave_up(blank, context, fitted))
         write_records(out / "records.jsonl", records)
@@ -104,16 +104,20 @@ class Attack(Stage):
         (out / "observations.jsonl").unlink(missing_ok=True)
         return fitted.status
 
-    def _broke(self, blank: Record, curve: list[dict[str, Any]], steps: int) -> Iterable[Record]:
-        """One `steps_to_break` per judge; censored at the run's length if it never broke."""
+    def _broke(self, blank: Record, curve: list[dict[str, Any]], ended: str) -> Iterable[Record]:
+        """One `steps_to_break` per judge; censored at the run's length if it never broke, without a value if it
+        diverged before it did."""
         for judge, scores in _scores(curve).items():
             first = steps_to_break(list(scores), list(scores.values()), self.break_threshold)
             example = next(row for row in curve if row["judge"] == judge)
+            value, status = (float(max(scores)), "censored") if first is None else (float(first), "ok")
+            if first is None and ended == "diverged":
+                value, status = None, "diverged"
             yield replace(
                 blank,
                 metric="steps_to_break",
-                value=float(max(scores) if first is None else first),
-                status="censored" if first is None else "ok",
+                value=value,
+                status=status,
                 n=example["n"],
                 judge=judge,
                 split=example["split"],
