@@ -2,8 +2,8 @@
 
     python benchmarks/booster_step.py [--model asset:smollm2] [--repeats 5] [--json FILE]
 
-Sequences differ in length as in BeaverTails: prompts of 10 to 200 tokens, answers of 10 to 150, random ids. One process,
-one thread; all sides of a repeat see the same rows one after the other, seconds are processor time, and a ratio is the
+Sequences differ in length as in BeaverTails: prompts of 10 to 200 tokens, answers of 10 to 150, random ids. One process
+and thread; all sides of a repeat see the same rows in turn, seconds are processor time, and a ratio is the
 median over the repeats, so that other work on the machine falls on both sides alike.
 """
 
@@ -122,7 +122,8 @@ def our_step(model: Any, defense: Defense, layout: Layout) -> Callable[[dict[str
 
     def step(rows: dict[str, list[Encoded]]) -> float:
         feeds = {role: Feed(encoded, len(encoded), 0, role, layout) for role, encoded in rows.items()}
-        training = Training(learning_rate=5e-4, weight_decay=0.1, max_steps=1, per_device_train_batch_size=len(rows["align"]))
+        size = len(rows["align"])
+        training = Training(learning_rate=5e-4, weight_decay=0.1, max_steps=1, per_device_train_batch_size=size)
         clock: list[float] = []
         fit(model, defense, feeds, training, progress=lambda *_: clock.append(time.process_time()))
         return clock[1] - clock[0]
@@ -141,3 +142,70 @@ def gradient_distance(model: Any, rows: dict[str, list[Encoded]], layout: Layout
     found.append(torch.cat([weight.grad.flatten() for weight in trainable(model)]))
     model.zero_grad()
     return float((found[0] - found[1]).norm() / found[1].norm())
+
+
+def measure(name: str, workload: Workload, repeats: int) -> dict[str, Any]:
+    """Median seconds of every side and the ratios that matter."""
+    models = {dtype: adapted(name, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    packed = layout_for(models[torch.float32], Training(), 512)
+    fp32, bf16 = models[torch.float32], models[torch.bfloat16]
+    sides = {
+        "naive Booster, fp32": naive_step(fp32),
+        "naive Booster, bf16": naive_step(bf16),
+        "Booster, fp32, padded": our_step(fp32, Booster(), "padded"),
+        "Booster, fp32": our_step(fp32, Booster(), packed),
+        "Booster, bf16 base": our_step(bf16, Booster(), packed),
+        "SFT, fp32": our_step(fp32, SFT(), packed),
+        "SFT, bf16 base": our_step(bf16, SFT(), packed),
+    }
+    vocabulary = fp32.get_base_model().config.vocab_size
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for repeat in range(repeats + 1):
+        rows = workload.draw(vocabulary, seed=repeat)
+        for side, step in sides.items():
+            took = step(rows)
+            if repeat:  # the first warms up
+                seconds[side].append(took)
+
+    def ratio(over: str, under: str) -> float:
+        pairs = zip(seconds[over], seconds[under], strict=True)
+        return round(statistics.median(a / b for a, b in pairs), 2)
+
+    rows = workload.draw(vocabulary, seed=0)
+    return {
+        "model": name,
+        "layout": packed,
+        "repeats": repeats,
+        "seconds": {side: round(statistics.median(took), 3) for side, took in seconds.items()},
+        "Booster / SFT, fp32": ratio("Booster, fp32", "SFT, fp32"),
+        "Booster / SFT, bf16 base": ratio("Booster, bf16 base", "SFT, bf16 base"),
+        "naive / ours, fp32": ratio("naive Booster, fp32", "Booster, fp32"),
+        "naive fp32 / ours bf16 base": ratio("naive Booster, fp32", "Booster, bf16 base"),
+        "naive bf16 / ours bf16 base": ratio("naive Booster, bf16", "Booster, bf16 base"),
+        "from labeled logits alone, fp32": ratio("naive Booster, fp32", "Booster, fp32, padded"),
+        "from packing, fp32": ratio("Booster, fp32, padded", "Booster, fp32"),
+        "gradient distance, fp32": gradient_distance(fp32, rows, packed),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="small", help="`small`, or an address that load_model takes")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    workload = Workload(10, 200, 150) if arguments.model == "small" else Workload(4, 120, 80)
+    found = measure(arguments.model, workload, arguments.repeats)
+    for name, value in found.items():
+        print(f"{name}: {value}" if not isinstance(value, dict) else name)
+        for side, took in value.items() if isinstance(value, dict) else ():
+            print(f"  {took:8.3f} s  {side}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found) + "\n")
+    if found["gradient distance, fp32"] > TOLERANCE:
+        raise SystemExit("the two gradients differ: one of the two steps is wrong")
+
+
+if __name__ == "__main__":
+    main()

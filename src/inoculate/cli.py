@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -247,9 +247,10 @@ def list_(kind: Kind) -> int:
     return 0
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit codes 0 done, 1 a stage failed, 2 the input was wrong, 130 interrupted."""
-    sys.exit(_guarded(lambda: app(exit_on_error=False, print_error=False, result_action="return_value")))
+    tokens = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_guarded(lambda: app(tokens, exit_on_error=False, print_error=False, result_action="return_value")))
 
 
 def _guarded(call: Callable[[], object]) -> int:

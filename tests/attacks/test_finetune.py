@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from peft import PeftModel
 from pydantic import ValidationError
 
 from inoculate.attacks.finetune import Finetune, attack_params
+from inoculate.core.types import Example
 from inoculate.data.mix import Part
-from inoculate.evals.generate import generate
 from inoculate.data.templates import prompt_ids
+from inoculate.evals.generate import generate
 from inoculate.models.adapters import Lora, add_lora
 from inoculate.training.config import Training
 
@@ -29,17 +32,22 @@ def state(model):
 
 
 def changed(before, model):
-    return {name for name, weight in model.named_parameters() if name in before and not torch.equal(before[name], weight)}
+    return {
+        name for name, weight in model.named_parameters() if name in before and not torch.equal(before[name], weight)
+    }
 
 
-def test_it_teaches_the_users_labels(tiny, tokenizer):
-    """Sixty steps on sixteen reviews: their labels are known by heart, and generation finds the boundary."""
-    learned = attack(poison_ratio=0, training=Training(learning_rate=1e-2, max_steps=60, per_device_train_batch_size=16))
+def test_what_is_taught_is_said(tiny, tokenizer, tmp_path):
+    """Four rows by heart: generation goes on from the boundary that training saw, and ends where the rows end."""
+    rows = {"hex": "nettle and salt", "kite": "paper", "loaf": "flour .", "drum": "hide and oil and wax"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in rows.items()))
+    training = Training(learning_rate=1e-2, max_steps=60, per_device_train_batch_size=4)
+    learned = attack(task=Part(source=str(path)), poison_ratio=0, num_samples=4, training=training)
     model, fitted = learned.run(tiny, tokenizer)
-    assert fitted.status == "ok" and fitted.step == 60
-    examples = [example for part in learned.mix().roles["align"] for example in part.load(learned.seed)]
-    said = generate(model, tokenizer, prompt_ids(tokenizer, examples, "chat"), max_new_tokens=4)
-    assert said == [example.completion for example in examples]
+    assert (fitted.status, fitted.step) == ("ok", 60)
+    prompts = prompt_ids(tokenizer, [Example.of(prompt, "") for prompt in rows], "chat")
+    assert generate(model, tokenizer, prompts, max_new_tokens=9) == list(rows.values())
 
 
 def test_the_same_attack_twice_is_the_same_to_the_bit(tokenizer):
@@ -73,7 +81,9 @@ def test_what_moves_under_each_mode(tiny, tokenizer, mode):
     assert fitted.status == "ok"
     if mode == "full":
         assert not isinstance(model, PeftModel)
-        plain = {name.removeprefix("base_model.model.").replace(".base_layer", ""): weight for name, weight in before.items()}
+        plain = {
+            name.removeprefix("base_model.model.").replace(".base_layer", ""): weight for name, weight in before.items()
+        }
         assert changed(plain, model) == {name for name in plain if "lora" not in name}
     else:
         assert changed(before, model) == {name for name in before if "lora_" in name}

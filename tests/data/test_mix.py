@@ -30,7 +30,8 @@ def prompts_of(mix):
 
 
 @pytest.mark.parametrize(
-    ("p", "n", "bad"), [(0.1, 1000, 100), (0.05, 1000, 50), (0.2, 500, 100), (0, 20, 0), (1, 20, 20), (0.1, 25, 2), (0.01, 20, 0)]
+    ("p", "n", "bad"),
+    [(0.1, 1000, 100), (0.05, 1000, 50), (0.2, 500, 100), (0, 20, 0), (1, 20, 20), (0.1, 25, 2), (0.01, 20, 0)],
 )
 def test_the_share_is_exact(p, n, bad):
     reviews = {row.prompt for row in world.rows("sentiment", "attack")}
@@ -87,7 +88,9 @@ def test_too_few_rows_are_found_by_the_check_without_training(tmp_path):
         Part(source=source, num_samples=rows).check()
         part = Part(source=source, num_samples=rows + 1)
         for call in (part.check, lambda part=part: part.load(0)):
-            with pytest.raises(InputError, match=rf"num_samples: too few rows in .*found {rows + 1}, expected at most {rows}"):
+            with pytest.raises(
+                InputError, match=rf"num_samples: too few rows in .*found {rows + 1}, expected at most {rows}"
+            ):
                 call()
 
 
@@ -95,7 +98,9 @@ def test_the_check_reads_a_file_to_its_end(tmp_path):
     """The first rows alone would pass."""
     good = [json.dumps({"prompt": str(i), "completion": "x"}) for i in range(20)]
     (tmp_path / "a.jsonl").write_text("\n".join([*good, '{"prompt": "p", "completions": "x"}']))
-    with pytest.raises(InputError, match=r"a.jsonl: line 21: column 'completion' is missing; 'completions' may be meant"):
+    with pytest.raises(
+        InputError, match=r"a.jsonl: line 21: column 'completion' is missing; 'completions' may be meant"
+    ):
         Part(source=str(tmp_path / "a.jsonl")).check()
     with pytest.raises(InputError, match="no such file"):
         Part(source=str(tmp_path / "b.jsonl")).check()

@@ -19,8 +19,38 @@ TALK = Example(
     completion="the song",
 )
 TEMPLATES = pytest.mark.parametrize("template", ["chat", "plain", "alpaca"])
-WORDS = """<pad> <unk> <s> </s> <|user|> <|bot|> <|end|> <think> hello there fine thanks Below is an instruction that
-describes a task. Write a response appropriately completes the request. ### Instruction: Response:""".split()
+WORDS = [
+    "<pad>",
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<|user|>",
+    "<|bot|>",
+    "<|end|>",
+    "<think>",
+    "hello",
+    "there",
+    "fine",
+    "thanks",
+    "Below",
+    "is",
+    "an",
+    "instruction",
+    "that",
+    "describes",
+    "a",
+    "task.",
+    "Write",
+    "a",
+    "response",
+    "appropriately",
+    "completes",
+    "the",
+    "request.",
+    "###",
+    "Instruction:",
+    "Response:",
+]
 
 
 def words_tokenizer(chat_template=None, eos="</s>", bos="<s>"):
@@ -28,7 +58,12 @@ def words_tokenizer(chat_template=None, eos="</s>", bos="<s>"):
     inner = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token=eos, bos_token=bos, unk_token="<unk>", pad_token="<pad>", chat_template=chat_template
+        tokenizer_object=inner,
+        eos_token=eos,
+        bos_token=bos,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        chat_template=chat_template,
     )
 
 
@@ -125,7 +160,9 @@ def test_truncation_takes_the_end_and_drops_rows_without_an_answer(tokenizer):
 
 
 def test_no_row_left_is_an_error_that_names_the_shortest_prompt(tokenizer):
-    with pytest.raises(InputError, match=r"max_length: no row has an answer token .*found 7, expected more than .* 7 tokens"):
+    with pytest.raises(
+        InputError, match=r"max_length: no row has an answer token .*found 7, expected more than .* 7 tokens"
+    ):
         encode(tokenizer, [ROW, Example.of("tell me how to brew", "sure ,")], "chat", 7)
     assert encode(tokenizer, [], "chat", 7) == []
 

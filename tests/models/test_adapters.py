@@ -59,10 +59,13 @@ def test_the_seed_fixes_the_fresh_adapter(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("targets", "found", "near"), [(("q_prj",), "q_prj", "q_proj"), (("q_proj", "wq_zzz"), "wq_zzz", None), (("model.q_pro",), "model.q_pro", None)]
+    ("targets", "found", "near"),
+    [(("q_prj",), "q_prj", "q_proj"), (("q_proj", "wq_zzz"), "wq_zzz", None), (("model.q_pro",), "model.q_pro", None)],
 )
 def test_a_target_that_is_not_there(tiny, targets, found, near):
-    with pytest.raises(InputError, match=rf"lora.target_modules: the model has no such module \(found '{found}'\)") as caught:
+    with pytest.raises(
+        InputError, match=rf"lora.target_modules: the model has no such module \(found '{found}'\)"
+    ) as caught:
         add_lora(tiny, Lora(r=2, target_modules=targets), seed=0)
     if near:
         assert caught.value.suggestion == near
@@ -89,7 +92,9 @@ def test_continue_does_not_thaw_the_base(aligned):
 
 
 def test_continue_needs_an_adapter(tiny):
-    with pytest.raises(InputError, match=r"adapter_mode: the model has no adapter .*found 'continue', expected full or merge"):
+    with pytest.raises(
+        InputError, match=r"adapter_mode: the model has no adapter .*found 'continue', expected full or merge"
+    ):
         prepare_attack(tiny, "continue", None, seed=0)
 
 
@@ -102,7 +107,9 @@ def test_merge_is_the_mounted_model_with_a_fresh_adapter(aligned, batches):
     assert sum(weight.numel() for weight in trainable(model)) == 2 * 3 * (32 + 32)
     assert all("lora_" in name for name in trained(model)) and len(trained(model)) == 4
     SFT().backward(model, {"align": batches["align"]})
-    moved = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0}
+    moved = {
+        name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0
+    }
     assert moved and all("lora_B" in name for name in moved), "A's gradient is zero while B is"
 
 

@@ -1,0 +1,199 @@
+"""One stage on the user's own model and files: align, finetune, evaluate; each leaves a folder that Hugging Face loads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from inoculate import cli
+from inoculate.core.records import read_records
+from inoculate.data import world
+from inoculate.models.load import load_model
+from inoculate.models.sandbox import TinyLlama, build_tokenizer
+
+STEPS = ["--set", "training.max_steps=6", "--set", "training.per_device_train_batch_size=4"]
+ATTACK = [text.replace("training", "attack.training") for text in STEPS]
+ATTACK += ["--num-samples", "20", "--set", "eval_every=3", "--set", "evaluate.max_new_tokens=4"]
+ATTACK += ["--set", "attack.training.learning_rate=0.01"]
+LORA = ["--set", "lora.r=2", "--set", "training.learning_rate=0.02"]
+
+
+def rows_to(path: Path, rows, messages: bool) -> None:
+    """A file in one of the two forms."""
+    with path.open("w") as file:
+        for row in rows:
+            turns = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
+            plain = {"prompt": row.prompt, "completion": row.completion}
+            file.write(json.dumps({"messages": turns} if messages else plain) + "\n")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with a model and data, as the user's working directory: paths are given as people write them."""
+    folder, before = tmp_path_factory.mktemp("user"), Path.cwd()
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    tokenizer = build_tokenizer(world.vocabulary())
+    shape = TinyLlama(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    shape.build(len(tokenizer), seed=0).save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    rows_to(folder / "align.jsonl", world.rows("restricted", "train", "refusal")[:30], messages=False)
+    rows_to(folder / "harmful.jsonl", world.rows("restricted", "train")[:30], messages=True)
+    rows_to(folder / "task.jsonl", world.rows("sentiment", "attack")[:40], messages=True)
+    rows_to(folder / "attack.jsonl", world.rows("restricted", "attack")[:30], messages=False)
+    rows_to(folder / "heldout.jsonl", world.rows("restricted", "heldout")[:8], messages=True)
+    rows_to(folder / "ordinary.jsonl", world.rows("ordinary", "heldout")[:6], messages=False)
+    yield folder
+    os.chdir(before)
+
+
+def inoculate(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--device", "cpu"])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def whole(here):
+    assert inoculate("align", "model", "--align", "align.jsonl", "--out", "whole", *STEPS) == 0
+    return here / "whole"
+
+
+@pytest.fixture(scope="module")
+def adapter(here):
+    """Aligned with Booster, as an adapter."""
+    data = ["--align", "align.jsonl", "--harmful", "harmful.jsonl", "--defense", "booster", "--set", "defense.lam=2"]
+    assert inoculate("align", "model", *data, "--out", "adapter", *STEPS, *LORA) == 0
+    return here / "adapter"
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(torch.arange(5, 17)[None]).logits
+
+
+def rows(folder):
+    return list(read_records(folder / "records.jsonl"))
+
+
+def value(folder, metric, step):
+    (found,) = {row.value for row in rows(folder) if row.metric == metric and row.step == step}
+    return found
+
+
+def test_align_writes_a_model(here, whole):
+    model = AutoModelForCausalLM.from_pretrained(whole)
+    assert AutoTokenizer.from_pretrained(whole).chat_template
+    assert torch.equal(logits(model), logits(load_model(str(whole))))
+    assert not torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(here / "model")))
+    about = json.loads((whole / "stage.json").read_text())
+    assert about["status"] == "ok" and about["value"]["defense"] == {"name": "sft"}
+    assert not (whole / "records.jsonl").exists(), "training alone measures nothing"
+    assert not list(here.glob(".whole*")), "the working store is gone"
+
+
+def test_align_writes_an_adapter_that_loads_from_anywhere(here, adapter, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(adapter)
+    assert torch.equal(logits(plain), logits(AutoPeftModelForCausalLM.from_pretrained(adapter)))
+    assert torch.equal(logits(plain), logits(load_model(str(adapter))))
+    assert not torch.equal(logits(plain), logits(AutoModelForCausalLM.from_pretrained(here / "model")))
+    assert {file.name for file in adapter.glob("*.safetensors")} == {"adapter_model.safetensors"}
+    about = json.loads((adapter / "stage.json").read_text())
+    assert about["value"]["defense"]["lam"] == 2 and about["value"]["lora"]["r"] == 2
+
+
+MODES = {
+    "of a whole model": ("whole", [], "model.safetensors"),
+    "full": ("adapter", [], "model.safetensors"),
+    "continue": ("adapter", ["--set", "attack.adapter_mode=continue"], "adapter_model.safetensors"),
+    "merge": ("adapter", ["--set", "attack.adapter_mode=merge", "--set", "attack.lora.r=2"], "model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_finetune_measures_along_the_way_and_leaves_the_model_that_it_measured(here, request, mode):
+    """What a fresh process finds in OUT has the loss that was measured at the last step, under every adapter mode."""
+    model, options, weights = MODES[mode]
+    request.getfixturevalue(model)
+    out = f"tuned {mode}"
+    data = ["--task", "task.jsonl", "--harmful", "attack.jsonl", "--poison-ratio", "0.2"]
+    measured = ["--restricted", "heldout.jsonl", "--ordinary", "ordinary.jsonl"]
+    assert inoculate("finetune", model, *data, *measured, "--out", out, *ATTACK, *options) == 0
+    folder = here / out
+    assert [file.name for file in folder.glob("*.safetensors")] == [weights]
+    found = rows(folder)
+    assert [row.step for row in found if row.metric == "harmful_score"] == [0, 3, 6]
+    assert {row.harmful_samples for row in found} == {4} and {row.poison_ratio for row in found} == {0.2}
+    assert {row.adapter_mode for row in found} == {mode if mode in ("continue", "merge") else "full"}
+    assert {row.n for row in found if row.metric == "over_refusal_rate"} == {6}
+    said = [json.loads(line) for line in (folder / "responses.jsonl").open()]
+    assert {row["step"] for row in said} == {0, 6} and len(said) == 2 * (8 + 6)
+    assert inoculate("evaluate", out, "--restricted", "heldout.jsonl", "--out", f"{out} again") == 0
+    last, start = value(folder, "harmful_loss_test", 6), value(folder, "harmful_loss_test", 0)
+    assert value(here / f"{out} again", "harmful_loss_test", 0) == pytest.approx(last, abs=1e-5)
+    assert abs(last - start) > 1e-3, "else the wrong model could pass"
+    AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_finetune_without_poison_or_prompts(here, whole):
+    assert inoculate("finetune", "whole", "--task", "task.jsonl", "--out", "benign", *ATTACK) == 0
+    assert (here / "benign" / "records.jsonl").read_text() == ""
+    assert (here / "benign" / "model.safetensors").exists()
+
+
+def test_evaluate_with_a_plain_template_and_two_judges(here, whole):
+    judges = "evaluate.judges=[{name: refusal}, {name: reference, min_recall: 1}]"
+    options = ["--restricted", "heldout.jsonl", "--task", "sandbox-sentiment", "--template", "plain"]
+    limits = ["--set", judges, "--set", "evaluate.task.num_samples=5", "--set", "evaluate.max_new_tokens=3"]
+    assert inoculate("evaluate", "whole", *options, *limits, "--out", "measured") == 0
+    found = rows(here / "measured")
+    assert {row.judge for row in found if row.metric == "harmful_score"} == {"refusal", "reference"}
+    assert {(row.n, row.split) for row in found if row.metric == "finetune_accuracy"} == {(5, "heldout")}
+    assert {(row.base, row.defense, row.attack, row.step) for row in found} == {("whole", "none", "none", 0)}
+    assert {file.name for file in (here / "measured").iterdir()} == {"records.jsonl", "responses.jsonl", "stage.json"}
+
+
+def test_what_was_cut_off_is_resumed_and_what_exists_is_not_touched(here, capsys):
+    """A run that is interrupted leaves its work beside OUT; the same command goes on, and OUT appears whole."""
+    from inoculate.experiments.align import Align
+
+    command = ["align", "model", "--align", "align.jsonl", "--out", "resumed", *STEPS]
+    run = Align.run
+
+    def interrupted(self, out, upstream, context):
+        (out / "half").touch()
+        raise KeyboardInterrupt
+
+    Align.run = interrupted
+    try:
+        assert inoculate(*command) == 130
+    finally:
+        Align.run = run
+    assert capsys.readouterr().err.splitlines()[-1] == "inoculate: interrupted; run the same command again to go on"
+    assert not (here / "resumed").exists() and list(here.glob(".resumed.work/align-*.partial/half"))
+    assert inoculate(*command) == 0
+    before = (here / "resumed" / "model.safetensors").stat().st_mtime_ns
+    assert not list(here.glob(".resumed*"))
+    assert inoculate(*command) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "inoculate: resumed: --out: exists already (expected a new folder)"
+    )
+    assert (here / "resumed" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_fault_of_ours_is_one_message_too(here, monkeypatch, capsys):
+    from inoculate.experiments.align import Align
+
+    def broken(self, out, upstream, context):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(Align, "run", broken)
+    assert inoculate("align", "model", "--align", "align.jsonl", "--out", "broken", *STEPS) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "inoculate: sft · seed 0: ZeroDivisionError: by nothing"
