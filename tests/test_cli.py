@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def command(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
@@ -39,9 +41,10 @@ def command(capsys, monkeypatch, tmp_path):
     return run
 
 
-@pytest.fixture
-def files(tmp_path):
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
     """A model and data, and the same with one fault each."""
+    tmp_path = tmp_path_factory.mktemp("faulty")
     tokenizer = build_tokenizer(world.vocabulary())
     shape = TinyLlama(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
     for name in ("model", "cut", "pickled", "speechless"):
@@ -61,6 +64,12 @@ def files(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "there").mkdir()
     return tmp_path
+
+
+@pytest.fixture
+def files(faulty, tmp_path):
+    """The test's own copy, in its working directory."""
+    return Path(shutil.copytree(faulty, tmp_path, dirs_exist_ok=True))
 
 
 ALIGN = ["align", "model", "--out", "new", "--align"]
@@ -157,8 +166,8 @@ WRONG = {
         "Unknown option: --poison-rate. Did you mean --poison-ratio?",
     ),
     "an option of the wrong type": (
-        [*FINETUNE, "--num-samples", "many"],
-        'Invalid value for --num-samples: unable to convert "many"',
+        ["run", "quickstart", "--workers", "two"],
+        "Invalid value for --workers: unable to",
     ),
     "an unknown verb": (["fintune", "model"], 'Unknown command "fintune". Did you mean "finetune"?'),
     "an unknown kind": (["list", "judgs"], 'Invalid value "judgs" for KIND. Choose from: "recipes", "defenses"'),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 from tests.experiments import tiny
 
 
@@ -20,7 +19,6 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Finished:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finished")
     recipe, store = tiny.write(folder), folder / "store"
     code, said = tiny.run(recipe, store)

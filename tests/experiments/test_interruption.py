@@ -16,7 +16,7 @@ import pytest
 from tests.experiments import tiny
 
 PATIENCE_S = 400.0
-LONG = {"align.training.max_steps": 150, "attack.training.max_steps": 60, "matrix": tiny.ONE_LINE}
+LONG = {"align.training.max_steps": 150, "attack.training.max_steps": 60, "eval_every": 5, "matrix": tiny.ONE_LINE}
 """Long enough to be struck in the middle; one line, so that every stage can be waited for."""
 
 
@@ -72,8 +72,8 @@ def at_work(store: Path, kind: str, step: int) -> bool:
 
 MOMENTS: dict[str, Callable[[Path], object]] = {
     "at the first sign of work": lambda store: list(store.glob("*.partial")),
-    "in the alignment": lambda store: at_work(store, "align", 10),
-    "in the attack": lambda store: at_work(store, "finetune", 4),
+    "in the alignment": lambda store: at_work(store, "align", 1),
+    "in the attack": lambda store: at_work(store, "finetune", 1),
 }
 
 

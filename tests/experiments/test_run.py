@@ -174,9 +174,10 @@ def test_a_diverged_attack_keeps_what_was_measured(finished, tmp_path):
     code, said = tiny.run(tiny.write(tmp_path, changes), store)
     assert code == 0 and "on sft · seed 1: diverged" in said.splitlines()[0]
     found = rows(tiny.only(store, "finetune"))
-    assert [(row.metric, row.value) for row in found if row.status == "diverged"] == [("harmful_score", None)]
+    lost = {(row.metric, row.value) for row in found if row.status == "diverged"}
+    assert lost == {("harmful_score", None), ("steps_to_break", None)}, "neither held nor broken: it has no cost"
     (cost,) = [row for row in found if row.metric == "steps_to_break"]
-    assert (cost.status, cost.value) == ("censored", 0.0), "only step 0 was measured"
+    assert (cost.status, cost.value) == ("diverged", None)
     assert sum(row.step == 0 for row in found) == 10
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from inoculate.experiments.recipe import load_recipe, set_field
@@ -65,6 +66,7 @@ def write(folder: Path, changes: dict[str, Any] | None = None, file: str = "tiny
 
 def run(path: Path, store: Path, workers: int = 1, overrides: tuple[str, ...] = ()) -> tuple[int, str]:
     """Run a recipe in this process: the exit code, and what stands on stderr."""
+    torch.set_num_threads(1)
     said: list[str] = []
 
     def complain(text: str, code: int) -> int:
