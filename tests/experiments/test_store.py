@@ -63,6 +63,7 @@ def test_on_a_disk_without_a_byte_nothing_torn_is_left(store):
     with room_for(0), pytest.raises(StageError, match="File too large"):
         store.run(stage, Context())
     assert names(store.path) == {f"{stage.folder}.partial"}, "no failed row is better than half of one"
+    assert not (store.path / f"{stage.folder}.partial" / "records.jsonl").exists()
     assert store.run(stage, Context())
     assert names(store.path) == {stage.folder}
 
@@ -109,3 +110,4 @@ def test_json_is_the_old_or_the_new_never_half(tmp_path):
     with room_for(3), pytest.raises(OSError, match="File too large"):
         write_json(tmp_path / "a.json", {"n": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"n": 1}
+    assert names(tmp_path) == {"a.json"}

@@ -14,14 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from peft import PeftModel
-from transformers import DynamicCache
 
 from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import DynamicCache, PreTrainedTokenizerBase
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called as `progress(done, total)` after each batch, in prompts."""
@@ -81,6 +79,8 @@ class _Step:
     """One forward pass with a cache, given only the arguments that the model knows."""
 
     def __init__(self, model: nn.Module) -> None:
+        from peft import PeftModel
+
         self.model = model
         self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         known = inspect.signature(self.base.forward).parameters
@@ -96,6 +96,8 @@ class _Step:
 
 def _batch(step: _Step, prompts: Sequence[Sequence[int]], eos: Tensor, max_new_tokens: int) -> list[list[int]]:
     """New tokens of each prompt, without the end-of-sequence token."""
+    from transformers import DynamicCache
+
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=eos.device)
     width = int(lengths.max())
     # The padding id is never seen, masked as it is, but must be a row of the embedding.

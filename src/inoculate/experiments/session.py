@@ -44,7 +44,9 @@ def run_recipe(
     try:
         _write_manifest(recipe, stages, ran, store, time.monotonic() - began)
     except OSError as error:
-        return complain(f"the recipe's manifest could not be written: {error.strerror} ({store.path})", 1)
+        code = complain(f"the recipe's manifest could not be written: {error.strerror} ({store.path})", 1)
+        if not ran.failed:
+            return code
     if ran.failed:
         wrong = set(ran.failed) == ran.refused
         advice = "the input is wrong" if wrong else "run again to retry them"

@@ -105,7 +105,9 @@ class Store:
 
     def note_failure(self, stage: Stage, context: Context, why: str) -> None:
         """Leave a `failed` record of a stage, and why; the next run that succeeds removes it."""
-        folder = self.path / f"{stage.folder}.failed"
+        folder, partial = (self.path / f"{stage.folder}.{end}" for end in ("failed", "partial"))
+        for half in ("records.jsonl", "responses.jsonl"):
+            (partial / half).unlink(missing_ok=True)  # on a full disk, their room is what the row needs
         try:
             folder.mkdir(exist_ok=True)
             blank = stage.provenance()
@@ -124,8 +126,12 @@ def _failure(blank: Record, recipe: str) -> Record:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fresh.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    try:
+        fresh.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def peak_memory_gib() -> float:

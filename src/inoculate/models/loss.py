@@ -1,12 +1,15 @@
 """The loss of a batch: mean cross-entropy over labeled tokens, with logits only where a label stands.
 
-Nine tenths of a causal LM's logits are read by nobody (prompts, padding). Every Hugging Face decoder takes
-`logits_to_keep`, positions along the token axis at which the head is applied, so no model's insides are touched.
+Many of a causal LM's logits are read by nobody (prompts, padding), and a usual cross-entropy holds four more copies of
+the others in float32. Here the head is applied where a label stands, and large logits are worked on in pieces. No
+model's insides are touched: what a decoder does to its logits (soft caps, scales) stays its own.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -17,6 +20,8 @@ from torch.nn import functional as F
 from inoculate.core.types import Batch
 
 IGNORED = -100
+_CHUNK = 2**20
+"""Logits worked on at one time: few enough to stay in a processor's cache. Up to here nothing is worth a detour."""
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -32,18 +37,87 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _causal_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    labels = inputs.pop("labels")[:, 1:]
-    columns = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)
-    logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten(), ignore_index=IGNORED)
+    labels_BT = inputs.pop("labels")[:, 1:]
+    columns = (labels_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
+    inputs |= {"logits_to_keep": columns, "use_cache": False}  # type: ignore[dict-item]
+    labels_BT = labels_BT[:, columns]
+    if labels_BT.numel() * _inner(model).config.get_text_config().vocab_size <= _CHUNK:
+        logits_BTV = model(**inputs).logits
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORED)
+    labeled_BT = labels_BT != IGNORED
+    labels_N = labels_BT[labeled_BT]
+    with _head_sees(model, labeled_BT):
+        logits_NV = model(**inputs).logits.flatten(0, 1)
+    if len(logits_NV) != len(labels_N):
+        logits_NV = logits_NV[labeled_BT.flatten()]
+    return _CrossEntropy.apply(logits_NV, labels_N)
 
 
-def _inner(model: nn.Module) -> nn.Module:
+@contextmanager
+def _head_sees(model: nn.Module, labeled_BT: Tensor) -> Iterator[None]:
+    """Inside the context the head is given the labeled positions alone, as one row.
+
+    `logits_to_keep` picks columns, which in a padded batch are labeled in some rows only.
+    """
+    head = _inner(model).get_output_embeddings()
+    if head is None or bool(labeled_BT.all()):
+        yield
+        return
+
+    def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden_BTD, *rest = args
+        return (hidden_BTD[labeled_BT][None] if hidden_BTD.shape[:2] == labeled_BT.shape else hidden_BTD, *rest)
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of logits [N, V] under labels [N], in float32 a few rows at a time.
+
+    `F.cross_entropy` on bf16 logits holds them, their float32 copy, its log-softmax and the gradients of both; here it
+    is the logits and their gradient. Differentiable twice.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+        size = _rows(logits_NV)
+        pairs = zip(logits_NV.split(size), labels_N.split(size), strict=True)
+        losses = [F.cross_entropy(chunk.float(), labels, reduction="sum") for chunk, labels in pairs]
+        return torch.stack(losses).sum() / len(labels_N)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits_NV, labels_N = ctx.saved_tensors
+        scale = grad / len(labels_N)
+        if torch.is_grad_enabled():  # a graph of the gradient is wanted: no writing into buffers
+            share_NV = logits_NV.float().softmax(dim=1) * scale
+            return share_NV.scatter_add(1, labels_N[:, None], -scale.expand(len(labels_N), 1)).to(logits_NV.dtype), None
+        size, slope_NV = _rows(logits_NV), torch.empty_like(logits_NV)
+        for chunk, labels, slope in zip(logits_NV.split(size), labels_N.split(size), slope_NV.split(size), strict=True):
+            share = torch.softmax(chunk, dim=1, dtype=torch.float32).mul_(scale)
+            slope.copy_(share.scatter_add_(1, labels[:, None], -scale.expand(len(labels), 1)))
+        return slope_NV, None
+
+
+def _rows(logits_NV: Tensor) -> int:
+    return max(1, _CHUNK // logits_NV.shape[1])
+
+
+def _inner(model: Any) -> Any:
     """The Hugging Face model inside data-parallel and adapter wrappers."""
     while True:
-        unwrap: Any = getattr(model, "get_base_model", None)
-        if unwrap is not None:
-            model = unwrap()
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         else:

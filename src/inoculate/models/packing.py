@@ -39,6 +39,8 @@ def attend_packed(
     """
     bounds = kwargs.get("cu_seq_lens_q")
     if bounds is None:
+        if attention_mask is not None and not attention_mask.numel():
+            raise ValueError("the positions are those of packed sequences, but cu_seq_lens_q is missing")
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
@@ -52,27 +54,42 @@ def attend_packed(
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
+def mask_unless_packed(*args: Any, **kwargs: Any) -> Tensor | None:
+    """transformers' mask, but an empty one for packed sequences: [T, T] would be built in vain, and grows fast.
+
+    transformers knows packed sequences by their positions, and asks then for a mask that is more than causal although
+    there is no padding.
+    """
+    from transformers.masking_utils import sdpa_mask
+
+    if kwargs["attention_mask"] is None and not kwargs["allow_is_causal_skip"] and not kwargs["use_vmap"]:
+        return torch.empty(kwargs["batch_size"], 1, 0, 0, dtype=torch.bool, device=kwargs["device"])
+    return sdpa_mask(*args, **kwargs)
+
+
 def can_pack(model: nn.Module, max_length: int) -> bool:
     """Whether the model's attention can be packed: plain causal attention, and no window shorter than a sequence."""
     config = getattr(model, "config", None)
     if config is None or getattr(config, "_attn_implementation", None) not in ("sdpa", NAME, "flash_attention_2"):
         return False
-    window = getattr(config, "sliding_window", None)
-    return not getattr(config, "is_encoder_decoder", False) and (window is None or window >= max_length)
+    windows = (getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None))
+    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
+        return False
+    return all(window is None or window >= max_length for window in windows)
 
 
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
     """Inside the context, `varlen` batches are attended sequence by sequence."""
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    from transformers.masking_utils import AttentionMaskInterface
 
     before = model.config._attn_implementation
     if before == "flash_attention_2":
         yield
         return
     AttentionInterface.register(NAME, attend_packed)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, mask_unless_packed)
     model.set_attn_implementation(NAME)
     try:
         yield

@@ -1,0 +1,51 @@
+"""Which layout a model gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from inoculate.models.adapters import Lora, add_lora
+from inoculate.models.sandbox import TinyLlama
+from inoculate.training.config import Training
+from inoculate.training.layout import layout_for
+
+
+def llama(hidden_size):
+    return TinyLlama(hidden_size=hidden_size, num_hidden_layers=1).build(vocab_size=20, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "max_length", "layout"),
+    [(64, 64, "causal"), (64, 128, "causal"), (64, 129, "varlen"), (128, 64, "varlen"), (256, 256, "varlen")],
+)
+def test_packed_unless_narrow_and_short(hidden_size, max_length, layout):
+    assert layout_for(llama(hidden_size), Training(), max_length) == layout
+
+
+def test_the_adapter_changes_nothing():
+    assert layout_for(add_lora(llama(128), Lora(r=2), seed=0), Training(), 256) == "varlen"
+
+
+@pytest.mark.parametrize("hidden_size", [64, 256])
+def test_packing_can_be_turned_off(hidden_size):
+    assert layout_for(llama(hidden_size), Training(packing=False), 64) == "padded"
+
+
+def test_eager_attention_is_padded():
+    model = llama(256)
+    model.set_attn_implementation("eager")
+    assert layout_for(model, Training(), 256) == "padded"
+
+
+@pytest.mark.parametrize("name", ["sliding_window", "attention_chunk_size"])
+def test_a_window_shorter_than_a_row_is_padded(name):
+    model = llama(256)
+    setattr(model.config, name, 200)
+    assert layout_for(model, Training(), 201) == "padded"
+    assert layout_for(model, Training(), 200) == "varlen"
+
+
+def test_attention_that_looks_right_is_padded():
+    model = llama(256)
+    model.config.is_causal = False
+    assert layout_for(model, Training(), 256) == "padded"
