@@ -37,9 +37,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
-    tokenizer = build_tokenizer(world.vocabulary())
     wide = TinyLlama(hidden_size=256, intermediate_size=768, num_hidden_layers=4)
-    for name, shape in (("sandbox Llama, 64 x 2", TinyLlama()), ("Llama, 256 x 4", wide)):
+    cases = (
+        ("sandbox Llama, 64 x 2", TinyLlama(), build_tokenizer(world.vocabulary())),
+        ("Llama, 256 x 4, vocabulary 49,152", wide, build_tokenizer([f"w{i}" for i in range(49_147)])),
+    )
+    for name, shape, tokenizer in cases:
         model = shape.build(len(tokenizer), seed=0).eval()
         rng = np.random.default_rng(0)
         sizes = rng.integers(10, 61, size=PROMPTS)

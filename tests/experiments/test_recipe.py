@@ -60,6 +60,10 @@ def test_cells_do_not_share_what_they_change(tmp_path):
     lines = load_recipe(str(tiny.write(tmp_path, {"matrix": {key: [5, 6], SEED: [1, 2]}}))).lines
     assert [line.align.data.roles["align"][0].num_samples for line in lines] == [5, 5, 6, 6]
     assert {line.align.data.roles["align"][1].num_samples for line in lines} == {20}
+    matrix = {"align.defense": [{"name": "booster"}], "align.defense.lam": [1, 2]}
+    recipe = load_recipe(str(tiny.write(tmp_path, {"matrix": matrix})))
+    assert [line.align.defense.lam for line in recipe.lines] == [1, 2]
+    assert recipe.raw["matrix"] == matrix, "nor what the recipe says of itself"
 
 
 def test_extends_merges_mappings_and_replaces_the_rest(tmp_path):
@@ -72,8 +76,9 @@ def test_extends_merges_mappings_and_replaces_the_rest(tmp_path):
     assert [part.num_samples for part in first.align.data.roles["align"]] == [20, 20]
     assert [line.align.defense.name for line in recipe.lines] == ["sft", "booster"]
     assert (recipe.name, recipe.title) == ("tiny", parent["title"])
-    named = load_recipe(str(tiny.write(tmp_path, {"base": {"name": "sandbox", "seed": 9}})))
-    assert named.lines[0].base.shape.hidden_size != first.base.shape.hidden_size, "replaced, not merged"
+    (tmp_path / "child.yaml").write_text("extends: tiny.yaml\nbase: {name: sandbox, seed: 9}\n")
+    child = load_recipe(str(tmp_path / "child.yaml")).lines[0].base
+    assert child.seed == 9 and child.shape.hidden_size != first.base.shape.hidden_size == 32
 
 
 def test_extends_by_a_path_beside_the_file_and_over_two_steps(tmp_path):

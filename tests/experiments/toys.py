@@ -51,6 +51,7 @@ class Toy(Stage):
             case "awkward":
                 raise Awkward(what="cannot travel")
             case "full":
+                (out / "records.jsonl").write_text('{"metric": "harm')
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "model.safetensors"))
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)

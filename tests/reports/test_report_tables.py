@@ -58,6 +58,7 @@ def test_a_second_judge_gets_its_own_table(made):
     made.stage("finetune", "attack", [*rows, *other, late])
     summary = summarize(read_store(made.manifest()))
     assert [(judge, texts(table, 0)[3]) for judge, table in summary.after] == [("refusal", "100"), ("reference", "300")]
+    assert "Judged by reference instead, SFT broke in 1 of 1 run." in summary.findings
 
 
 def test_without_a_judge_there_is_no_harmful_score_and_no_error(made):

@@ -107,6 +107,20 @@ def _babble(judge: str, runs: Sequence[Run]) -> str:
     )
 
 
+def by_another_judge(grid: Grid, judge: str) -> str:
+    """How many runs of each arm broke, for a judge that is not the headline's."""
+    told = []
+    for arm in grid.arms:
+        runs = [
+            broke for run in grid.attacks if run.arm == arm and harmful(run.setting) and (broke := run.broke(judge))
+        ]
+        if runs:
+            told.append(
+                f"{arm.label} broke in {sum(not broke.censored for broke in runs)} of {count(len(runs), 'run')}"
+            )
+    return f"Judged by {judge} instead, {listed(told)}." if told else ""
+
+
 def without_harmful_data(grid: Grid, judge: str) -> str:
     """What an ordinary user's fine-tuning did to safety, where p = 0 was run."""
     runs = [run for run in grid.attacks if not harmful(run.setting) and run.broke(judge)]

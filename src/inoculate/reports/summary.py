@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from inoculate.evals.statistics import Interval, mean_interval, wilson
 from inoculate.reports.caveats import how_breaks_were_read, warnings
 from inoculate.reports.comparison import Comparison, compare, ratio_in, reference_of
-from inoculate.reports.findings import fate, interval_text, ratio_text, sentence, without_harmful_data
+from inoculate.reports.findings import by_another_judge, fate, interval_text, ratio_text, sentence, without_harmful_data
 from inoculate.reports.gather import gather
 from inoculate.reports.runs import Grid, Point, Run, harmful
 from inoculate.reports.store_view import StoreView
@@ -63,6 +63,8 @@ def summarize(view: StoreView) -> Summary:
         findings = [fate(grid, judge, arm) for arm in grid.arms]
     elif not grid.attacks:
         findings = ["No attack was run: what follows is the models as they are, and says nothing about their hardness."]
+    for other in grid.judges[1:]:  # two judges of one model can say opposite things, and the reader must see it
+        findings += [text for text in (by_another_judge(grid, other),) if text]
     findings += [text for text in (without_harmful_data(grid, judge), _cost_of_safety(grid, judge)) if text]
     return Summary(
         grid=grid,
