@@ -12,7 +12,6 @@ from inoculate.core.errors import InputError
 from inoculate.data import world
 from inoculate.data.mix import Part
 from inoculate.data.templates import encode
-from inoculate.evals import evaluate
 from inoculate.evals.evaluate import Evaluation
 from inoculate.evals.judges import ReferenceJudge, RefusalJudge
 
@@ -32,7 +31,7 @@ def scripted(monkeypatch):
         asked.append((len(prompts), max_new_tokens, batch_size))
         return script[len(prompts)]
 
-    monkeypatch.setattr(evaluate, "generate", generate)
+    monkeypatch.setattr("inoculate.evals.generate.generate", generate)
     return script, asked
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from tests.experiments import tiny
@@ -69,6 +71,14 @@ def test_a_finished_recipe_computes_nothing_and_touches_nothing(finished, monkey
     code, said = tiny.run(finished.recipe, finished.store)
     assert code == 0 and said.startswith("7 stages done, 0 of them computed now, in ")
     assert {path: path.stat().st_mtime_ns for path in finished.store.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_recipe_is_recognized_without_torch(finished):
+    """What its values are and where their results lie: to import torch for that would take most of the time."""
+    check = "import sys; from inoculate.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", check, "run", str(finished.recipe), "--store", str(finished.store)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0 and "7 stages done, 0 of them computed now, in " in found.stderr, found.stderr
 
 
 def test_the_manifest_is_of_the_recipe_that_was_asked_for_last(finished, tmp_path):

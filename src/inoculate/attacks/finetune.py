@@ -13,11 +13,11 @@ from inoculate.data.templates import Template
 from inoculate.defenses import SFT
 from inoculate.models.adapters import AdapterMode, Lora, prepare_attack
 from inoculate.training.config import Training
-from inoculate.training.fit import Fitted, fit
-from inoculate.training.layout import layout_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from inoculate.training.fit import Fitted
 
 
 class Finetune(Value):
@@ -85,6 +85,9 @@ class Finetune(Value):
         Returns:
             The attacked model (wrapped, if an adapter was mounted) and how the run ended.
         """
+        from inoculate.training.fit import fit
+        from inoculate.training.layout import layout_for
+
         attacked = prepare_attack(model, self.adapter_mode, self.lora, self.training.seed)
         layout = layout_for(attacked, self.training, self.max_length)
         feeds = self.mix().feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from inoculate.core.seeds import numpy_rng
 from inoculate.data.templates import Encoded
 
@@ -29,6 +27,8 @@ Layout = Literal["padded", "causal", "varlen"]
 
 def pad(rows: Sequence[Encoded], pad_id: int) -> Batch:
     """`input_ids`, `attention_mask`, `labels` [B, T], right-padded to the longest; −100 where no loss is taken."""
+    import torch
+
     longest = max(len(row.ids) for row in rows)
     shape = (len(rows), longest)
     ids, mask = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
@@ -46,6 +46,8 @@ def pack(rows: Sequence[Encoded]) -> Batch:
 
     Every row must have at least one prompt token, since a sequence's first token cannot be predicted.
     """
+    import torch
+
     ids = torch.tensor([token for row in rows for token in row.ids])
     lengths = torch.tensor([len(row.ids) for row in rows])
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
@@ -109,6 +111,8 @@ class Feed:
 
         So 8 × 1 and 1 × 8 give one gradient, however unevenly the answer tokens fall.
         """
+        import torch
+
         rows = self.rows_at(step)
         if micro_batches == 1:
             return [collate(rows, self.layout, self.pad_id)]

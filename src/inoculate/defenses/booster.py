@@ -19,13 +19,15 @@ Departures from the paper and results beside it: docs/methods/booster.md
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import nn
 
 from inoculate.core.types import Batches, Value
 from inoculate.models.weights import add_to_grad, combine, loss_and_grad, norm, shifted
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _NO_DIRECTION = 1e-7
 """Added to ‖∇h‖, as in the authors' code, so that a vanished gradient gives no step instead of a division by zero."""

@@ -8,12 +8,13 @@ Cost per step: 1 forward-backward pass.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from inoculate.core.types import Batches, Value
 from inoculate.models.weights import add_to_grad, loss_and_grad
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class SFT(Value):

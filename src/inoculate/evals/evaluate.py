@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from pydantic import PositiveInt, model_validator
 
 from inoculate.core.errors import InputError
@@ -15,10 +14,8 @@ from inoculate.data import sources
 from inoculate.data.batches import pad
 from inoculate.data.mix import Part
 from inoculate.data.templates import Encoded, Template, encode, prompt_ids
-from inoculate.evals.generate import generate
 from inoculate.evals.judges import JudgeConfig, RefusalJudge
 from inoculate.evals.tasks import Outcome, task_for
-from inoculate.models.loss import device_of, loss_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -134,21 +131,27 @@ class Evaluator:
         into.responses.extend({**row, "outcome": outcome} for row, outcome in zip(said, outcomes, strict=True))
 
     def _respond(self, model: PreTrainedModel, name: str, max_new_tokens: int) -> tuple[Part, list[Example], list[str]]:
+        from inoculate.evals.generate import generate
+
         part, examples, ids = self._sets[name]
         batch_size = self.evaluation.batch_size
         texts = generate(model, self.tokenizer, ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
         return part, examples, texts
 
-    @torch.no_grad()
     def _harmful_loss(self, model: PreTrainedModel) -> float:
         """Mean over all answer tokens, padding and prompts left out."""
+        import torch
+
+        from inoculate.models.loss import device_of, loss_of
+
         total = tokens = 0.0
         rows = sorted(self._harmful, key=lambda row: len(row.ids))
         for start in range(0, len(rows), self.evaluation.batch_size):
             part = rows[start : start + self.evaluation.batch_size]
             batch = {name: tensor.to(device_of(model)) for name, tensor in pad(part, 0).items()}
             count = sum(len(row.ids) - row.n_prompt for row in part)
-            total += loss_of(model, batch).item() * count
+            with torch.no_grad():
+                total += loss_of(model, batch).item() * count
             tokens += count
         return total / tokens
 

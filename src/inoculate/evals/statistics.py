@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 
 class Interval(NamedTuple):
@@ -52,6 +51,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     _check_level(level)
     if not 0 <= successes <= n:
         raise ValueError(f"expected 0 ≤ successes ≤ n, found {successes} of {n}")
+    from scipy.special import ndtri
+
     if n == 0:
         return Interval(0.0, 1.0)
     p, z = successes / n, float(ndtri((1 + level) / 2))
@@ -76,6 +77,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Estimate:
     mean = float(x.mean())
     if x.size == 1:
         return Estimate(mean, None, 1)
+    from scipy.special import stdtrit
+
     half = float(stdtrit(x.size - 1, (1 + level) / 2) * x.std(ddof=1) / math.sqrt(x.size))
     return Estimate(mean, Interval(mean - half, mean + half), x.size)
 

@@ -24,8 +24,6 @@ from inoculate.experiments.stage import (
 from inoculate.models.adapters import Lora, add_lora
 from inoculate.models.load import load_model, load_tokenizer
 from inoculate.training.config import Training
-from inoculate.training.fit import fit
-from inoculate.training.layout import layout_for
 
 _SHOWN = ("lam", "alpha", "rho")
 
@@ -93,6 +91,9 @@ class Align(Stage):
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         from peft import PeftModel
+
+        from inoculate.training.fit import fit
+        from inoculate.training.layout import layout_for
 
         if isinstance(self.base, Sandbox):
             address, revision, dtype = str(upstream[self.base.folder]), None, "float32"

@@ -18,8 +18,6 @@ from inoculate.experiments.stage import Context, Stage, gave_up, save_model
 from inoculate.models.checkpoint import ASSET, check_adapter, check_weights, locate, packaged_model
 from inoculate.models.sandbox import TinyLlama, build_tokenizer
 from inoculate.training.config import Training
-from inoculate.training.fit import fit
-from inoculate.training.layout import layout_for
 
 
 class Sandbox(Stage):
@@ -48,6 +46,9 @@ class Sandbox(Stage):
         return Record(metric="", value=0.0, stage=self.folder, base=self.name, base_seed=self.seed)
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
+        from inoculate.training.fit import fit
+        from inoculate.training.layout import layout_for
+
         tokenizer = build_tokenizer(world.vocabulary())
         model = context.place(self.shape.build(len(tokenizer), self.seed))
         training = self.training.model_copy(update={"seed": self.seed})

@@ -113,6 +113,8 @@ def _write_manifest(recipe: Recipe, stages: Sequence[Stage], ran: Ran, store: St
     folder = store.path / "recipes"
     folder.mkdir(exist_ok=True)
     file = folder / f"{recipe.name.replace('/', '--')}.json"
+    if not (ran.computed or ran.failed or _hash_in(file) != recipe.hash):
+        return
     entries: list[dict[str, Any]] = []
     for stage in in_order(stages):
         status = "failed" if stage.folder in ran.failed else store.status(stage) or "skipped"
@@ -131,8 +133,7 @@ def _write_manifest(recipe: Recipe, stages: Sequence[Stage], ran: Ran, store: St
         "environment": environment(),
         "wall_s": round(wall_s, 3),
     }
-    if ran.computed or ran.failed or _hash_in(file) != recipe.hash:
-        write_json(file, about)
+    write_json(file, about)
 
 
 def _hash_in(manifest: Path) -> str | None:

@@ -14,12 +14,13 @@ from inoculate.core.hashing import digest
 from inoculate.core.records import Record, write_records
 from inoculate.core.types import Value
 from inoculate.data.sources import fingerprint
-from inoculate.evals.evaluate import Evaluation, Measured
-from inoculate.training.config import Training
-from inoculate.training.fit import Fitted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from inoculate.evals.evaluate import Evaluation, Measured
+    from inoculate.training.config import Training
+    from inoculate.training.fit import Fitted
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,12 @@ def check_device(device: str) -> None:
     Raises:
         InputError: naming it.
     """
+    if device == "auto":
+        return
     import torch
 
     try:
-        torch.empty(0, device=None if device == "auto" else device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         known = ("auto", "cpu", "cuda", "mps")
         why = str(error).strip().splitlines()[0] if device in known else "no such device"

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from inoculate.core.types import Batch
-from inoculate.models.loss import device_of, loss_of
+    from inoculate.core.types import Batch
 
-Grads = list[Tensor]
+Grads: TypeAlias = "list[Tensor]"
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -26,11 +26,15 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def norm(grads: Sequence[Tensor]) -> float:
     """One L2 norm over all tensors together, as in the papers (not per layer)."""
-    return float(nn.utils.get_total_norm(grads))
+    from torch.nn.utils import get_total_norm
+
+    return float(get_total_norm(grads))
 
 
 def combine(*terms: tuple[float, Grads]) -> Grads:
     """Σ c · g over (c, g) pairs, in new tensors."""
+    import torch
+
     (first, grads), *rest = terms
     total = torch._foreach_mul(grads, first)
     for coefficient, grads in rest:
@@ -45,6 +49,10 @@ def loss_and_grad(model: nn.Module, batch: Batch) -> tuple[float, Grads]:
     wrappers do not synchronize. The RNG is forked, so that every pass of one step sees the same dropout mask.
     Weights that the loss does not reach get zeros.
     """
+    import torch
+
+    from inoculate.models.loss import device_of, loss_of
+
     weights = trainable(model)
     aside = [weight.grad for weight in weights]
     for weight in weights:
@@ -76,6 +84,8 @@ def shifted(model: nn.Module, *, along: Grads, by: float) -> Iterator[None]:
 
     Adding back what was subtracted is not w: in float32 it leaves 0.8 % of weights changed, in bf16 far more.
     """
+    import torch
+
     weights = trainable(model)
     with torch.no_grad():
         saved = [weight.clone() for weight in weights]

@@ -7,14 +7,16 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import httpx
 from pydantic import NonNegativeInt, PositiveInt, field_validator
 
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.types import Example, Positive, Value, Verdict
 from inoculate.evals.judges.coherence import is_coherent
+
+if TYPE_CHECKING:
+    import httpx
 
 BACKOFF_S = 0.5
 """First pause before a retry; it doubles each time, up to `MAX_PAUSE_S`. `Retry-After` takes precedence."""
@@ -61,6 +63,8 @@ class EndpointJudge(Value):
     @field_validator("base_url")
     @classmethod
     def _has_a_host(cls, base_url: str) -> str:
+        import httpx
+
         try:
             url = httpx.URL(base_url)
         except httpx.InvalidURL as error:
@@ -87,6 +91,8 @@ class EndpointJudge(Value):
             InputError: the endpoint refuses the key, the address or the model (a 3xx or 4xx reply).
             StageError: it cannot be reached, or still fails after `max_retries`.
         """
+        import httpx
+
         pairs = list(zip(examples, responses, strict=True))
         headers = self._headers()
         with (
@@ -124,6 +130,8 @@ class EndpointJudge(Value):
 
     def _post(self, client: httpx.Client, body: dict[str, Any]) -> str | None:
         """The text of the reply, None if it has none."""
+        import httpx
+
         problem = ""
         for attempt in range(self.max_retries + 1):
             pause = min(BACKOFF_S * 2**attempt, MAX_PAUSE_S)
