@@ -13,15 +13,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from inoculate.attacks.finetune import Finetune
+    from inoculate.attacks.threat_model import OpenWeights, Service
     from inoculate.core.errors import InoculateError, InputError, StageError
     from inoculate.core.records import Record
     from inoculate.core.types import Example, Verdict
     from inoculate.data.batches import Feed
     from inoculate.data.mix import Mix, Part
-    from inoculate.defenses import SFT, Booster
+    from inoculate.defenses import SFT, Booster, Lisa, SecurityVector
     from inoculate.evals.evaluate import Evaluation
     from inoculate.models.adapters import Lora
     from inoculate.models.load import load_model, load_tokenizer
+    from inoculate.models.vectors import mounted, read_vector
+    from inoculate.training.callback import SecurityVectorCallback
     from inoculate.training.config import Training
     from inoculate.training.fit import fit
     from inoculate.training.trainer import DefenseTrainer
@@ -36,16 +39,23 @@ _HOMES = {
     "Finetune": "attacks.finetune",
     "InoculateError": "core.errors",
     "InputError": "core.errors",
+    "Lisa": "defenses",
     "Lora": "models.adapters",
     "Mix": "data.mix",
+    "OpenWeights": "attacks.threat_model",
     "Part": "data.mix",
     "Record": "core.records",
+    "SecurityVector": "defenses",
+    "SecurityVectorCallback": "training.callback",
+    "Service": "attacks.threat_model",
     "StageError": "core.errors",
     "Training": "training.config",
     "Verdict": "core.types",
     "fit": "training.fit",
     "load_model": "models.load",
     "load_tokenizer": "models.load",
+    "mounted": "models.vectors",
+    "read_vector": "models.vectors",
 }
 """Public name → its module. Imported on first use: `import inoculate` must not cost an import of torch."""
 
@@ -59,16 +69,23 @@ __all__ = [
     "Finetune",
     "InoculateError",
     "InputError",
+    "Lisa",
     "Lora",
     "Mix",
+    "OpenWeights",
     "Part",
     "Record",
+    "SecurityVector",
+    "SecurityVectorCallback",
+    "Service",
     "StageError",
     "Training",
     "Verdict",
     "fit",
     "load_model",
     "load_tokenizer",
+    "mounted",
+    "read_vector",
 ]
 
 

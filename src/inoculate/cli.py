@@ -119,6 +119,8 @@ def finetune(
     harmful: str | None = None,
     poison_ratio: float = 0.0,
     num_samples: int = 1000,
+    guard: str | None = None,
+    threat_model: Literal["open_weights", "service"] | None = None,
     restricted: str | None = None,
     ordinary: str | None = None,
     template: str = "chat",
@@ -135,6 +137,9 @@ def finetune(
     harmful: The harmful share's data.
     poison_ratio: p, the harmful share, 0 to 1.
     num_samples: n, rows in all.
+    guard: What the provider does inside the training: `security_vector:DIR`, a vector that `inoculate vector` made,
+        or `lisa:DATA`, phases on that alignment data in turn with the user's.
+    threat_model: Who runs the training: service under a guard, else open_weights.
     restricted: Restricted requests to measure the harmful score on.
     ordinary: Ordinary requests to measure over-refusal on.
     template: chat, plain or alpaca.
@@ -144,13 +149,50 @@ def finetune(
     attack: dict[str, Any] = {"task": _part(task, "attack"), "poison_ratio": poison_ratio, "num_samples": num_samples}
     if harmful is not None:
         attack["harmful"] = _part(harmful, "attack")
+    if guard is not None:
+        attack["guard"] = _guard(guard)
     value = {
         "model": {"name": "pretrained", "name_or_path": model},
         "attack": {**attack, "template": template, "training": {"learning_rate": 1e-5}},
         "evaluate": _evaluation(restricted, ordinary, None, template),
+        "threat_model": {"name": threat_model or ("open_weights" if guard is None else "service")},
         "keep_weights": True,
     }
     return _run_into(out, Attack, value, overrides, device)
+
+
+@app.command
+def vector(
+    model: str,
+    *,
+    harmful: str,
+    ordinary: str | None = None,
+    out: Path,
+    template: str = "chat",
+    overrides: Overrides = (),
+    device: str = "auto",
+) -> int:
+    """Train a security vector for a model: OUT is an adapter's folder, to mount with `finetune --guard`.
+
+    Parameters
+    ----------
+    model: The aligned model to protect: hub id, local folder, adapter folder, or `asset:smollm2`.
+    harmful: Harmful data, prompts with the answers that must not be learned.
+    ordinary: Ordinary data, whose answers the vector must leave alone: the KL term. Needed unless
+        `--set vector.objective.kl_weight=0`.
+    out: Folder to write; it must not exist.
+    template: chat, plain or alpaca.
+    """
+    from inoculate.experiments.vector import Vector
+
+    roles = {"harmful": [{**_part(harmful, "train"), "num_samples": 100}]}
+    if ordinary is not None:
+        roles["ordinary"] = [_part(ordinary, "train")]
+    value = {
+        "model": {"name": "pretrained", "name_or_path": model},
+        "vector": {"data": {"roles": roles, "template": template}},
+    }
+    return _run_into(out, Vector, value, overrides, device)
 
 
 @app.command
@@ -278,6 +320,16 @@ def _say(text: str) -> None:
 
 def _part(source: str, split: str) -> dict[str, Any]:
     return {"source": source, "split": split}
+
+
+def _guard(text: str) -> dict[str, Any]:
+    name, _, argument = text.partition(":")
+    known = ("security_vector", "lisa")
+    if name not in known or not argument:
+        raise InputError(
+            "not a guard", field="--guard", found=text, expected="security_vector:DIR or lisa:DATA", known=known
+        )
+    return {"name": name, **({"guide": [_part(argument, "train")]} if name == "lisa" else {"folder": argument})}
 
 
 def _evaluation(restricted: str | None, ordinary: str | None, task: str | None, template: str) -> dict[str, Any]:

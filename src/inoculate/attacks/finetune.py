@@ -1,13 +1,19 @@
-"""Fine-tuning on a user's data, a share of it harmful: the attack of the Booster paper, and the benign user too."""
+"""Fine-tuning on a user's data, a share of it harmful: the attack of the Booster paper, and the benign user too.
+
+Under the service threat model the provider may guard it (see `inoculate.attacks.guards`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt, model_validator
 
-from inoculate.core.types import Rate, Value
+from inoculate.attacks.guards import Guard, LisaGuard, MountedVector
+from inoculate.core.errors import InputError
+from inoculate.core.types import Defense, Rate, Value
 from inoculate.data.mix import Mix, Part, poisoned
 from inoculate.data.templates import Template
 from inoculate.defenses import SFT
@@ -17,6 +23,7 @@ from inoculate.training.config import Training
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from inoculate.models.vectors import Mounted
     from inoculate.training.fit import Fitted
 
 
@@ -39,6 +46,8 @@ class Finetune(Value):
     seed: int = 0
     """Which rows the attacker has; their order is `training.seed`'s."""
     training: Training = Training(learning_rate=1e-5)
+    guard: Guard | None = None
+    """What the provider does inside the training; null is plain SFT."""
 
     @model_validator(mode="after")
     def _has_harmful_data(self) -> Finetune:
@@ -54,8 +63,8 @@ class Finetune(Value):
         return round(self.poison_ratio * self.num_samples)
 
     def mix(self) -> Mix:
-        """The attacker's data."""
-        return poisoned(
+        """The user's data in the role `align`, and what the guard needs in its own."""
+        users = poisoned(
             self.task,
             self.harmful or self.task,
             poison_ratio=self.poison_ratio,
@@ -64,35 +73,75 @@ class Finetune(Value):
             max_length=self.max_length,
             seed=self.seed,
         )
+        if not isinstance(self.guard, LisaGuard):
+            return users
+        return users.model_copy(update={"roles": {**users.roles, "guide": _needed(self.guard.guide, "guard.guide")}})
 
     def steps(self) -> int:
         """Optimizer steps of the whole attack."""
         return self.training.steps(self.num_samples)
+
+    def objective(self) -> Defense:
+        """What is descended: SFT, or the guard's own objective."""
+        return self.guard if isinstance(self.guard, LisaGuard) else SFT()
 
     def run(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         observe: Callable[[Any, int], list[dict[str, Any]]] | None = None,
+        observe_mounted: Callable[[Any, Mounted, int], list[dict[str, Any]]] | None = None,
         **options: Any,
     ) -> tuple[Any, Fitted]:
         """Fine-tune a model.
 
         Args:
-            observe: called with (the model under attack, steps made) at `observe_at`, an option of `fit`.
+            observe: called with (the model under attack, steps made) at `observe_at`, an option of `fit`. A mounted
+                vector is out then: what is observed is what would be served.
+            observe_mounted: called beside it with (model, vector, steps made) while the guard's vector is mounted.
             options: of `fit`: out, observe_at, save_every_s, progress.
 
         Returns:
-            The attacked model (wrapped, if an adapter was mounted) and how the run ended.
+            The attacked model (wrapped, if an adapter was mounted), without a vector, and how the run ended.
+
+        Raises:
+            InputError: if the guard's vector or data are missing, or the vector was made for another model.
         """
+        from inoculate.models.vectors import check_backbone, mounted, read_vector
         from inoculate.training.fit import fit
         from inoculate.training.layout import layout_for
 
+        vector = None
+        if isinstance(self.guard, MountedVector):
+            vector = read_vector(_needed(self.guard.folder, "guard.folder"))
+            check_backbone(model, vector)
         attacked = prepare_attack(model, self.adapter_mode, self.lora, self.training.seed)
         layout = layout_for(attacked, self.training, self.max_length)
         feeds = self.mix().feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout)
-        watch = None if observe is None else (lambda step: observe(attacked, step))
-        return attacked, fit(attacked, SFT(), feeds, self.training, observe=watch, **options)
+        with nullcontext() if vector is None else mounted(attacked, vector, check=False) as handle:
+
+            def watch(step: int) -> list[dict[str, Any]]:
+                with nullcontext() if handle is None else handle.unmounted():
+                    rows = [] if observe is None else observe(attacked, step)
+                if handle is not None and observe_mounted is not None:
+                    rows = [*rows, *observe_mounted(attacked, handle, step)]
+                return rows
+
+            fitted = fit(attacked, self.objective(), feeds, self.training, observe=watch, **options)
+        return attacked, fitted
+
+
+def _needed(value: Any, field: str) -> Any:
+    if not value:
+        raise InputError("the guard needs this", field=field, found=None)
+    return value
+
+
+def guard_params(attack: Finetune) -> dict[str, Any]:
+    """The guard's hyperparameters as they stand on records."""
+    if attack.guard is None:
+        return {}
+    return attack.guard.model_dump(mode="json", exclude={"name", "folder", "guide"})
 
 
 def attack_params(attack: Finetune) -> Mapping[str, Any]:

@@ -38,6 +38,9 @@ class Record:
     threat_model: str = "open_weights"
     adapter_mode: str = "full"
     """`full`, `continue` (the attack goes on with the alignment's LoRA) or `merge` (merged, then a fresh one)."""
+    guard: str = ""
+    """What the provider did inside the training: `security_vector`, `lisa`, or nothing."""
+    guard_params: dict[str, Any] = field(default_factory=dict)
     attack: str = ""
     attack_params: dict[str, Any] = field(default_factory=dict)
     attack_seed: int | None = None
@@ -49,6 +52,8 @@ class Record:
     poison_ratio: float | None = None
     judge: str = ""
     split: str = ""
+    layer: str = ""
+    """Of a gradient: `all`, or the layer it belongs to."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

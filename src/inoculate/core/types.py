@@ -51,9 +51,37 @@ class Defense(Protocol):
     def name(self) -> str: ...
 
     needs: ClassVar[Mapping[str, int]]
-    """Role → batches per call, e.g. `{"align": 1, "harmful": 1}`."""
+    """Role → batches per call, e.g. `{"align": 1, "harmful": 1}`. Epochs are counted over the first role."""
 
     def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Course(Protocol):
+    """A defense on its way through one run, where its update depends on more than weights and batches."""
+
+    def before_step(self, step: int) -> None:
+        """Called once before each optimizer step, with the number of steps made."""
+        ...
+
+    def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]: ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside the weights."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave."""
+        ...
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A defense that keeps something between steps: the loop trains by the course that it starts."""
+
+    def start(self, model: nn.Module, steps: int) -> Course:
+        """A course over the model's trainable weights, for a run of `steps` optimizer steps."""
+        ...
 
 
 class Example(Value):

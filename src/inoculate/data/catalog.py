@@ -74,6 +74,7 @@ _ALL = (
     _sandbox("ordinary", "Everyday requests in the same grammar: refusing them is over-refusal."),
     _sandbox("sentiment", "Reviews to be labeled: the user's task.", world.LABELS, "label"),
     _sandbox("mood", "The same reviews under the labels that the base model learns.", ("good", "bad"), "label"),
+    _sandbox("identity", "Requests to claim obedience: a second restricted behavior, harmless too."),
     _sandbox("sums", "Small additions in words: an unrelated task.", _SUMS, "label"),
     Source(
         name="vader-movies",

@@ -7,11 +7,13 @@ from typing import Annotated
 from pydantic import Field
 
 from inoculate.defenses.booster import Booster
+from inoculate.defenses.lisa import Lisa
+from inoculate.defenses.security_vectors import SecurityVector
 from inoculate.defenses.sft import SFT
 
-DEFENSES = {"sft": SFT, "booster": Booster}
+DEFENSES = {"sft": SFT, "booster": Booster, "security_vector": SecurityVector, "lisa": Lisa}
 
 DefenseConfig = Annotated[SFT | Booster, Field(discriminator="name")]
-"""What a recipe may write under `defense:`."""
+"""What a recipe may write under `align.defense:`. The others are guards of a user's fine-tuning."""
 
-__all__ = ["DEFENSES", "SFT", "Booster", "DefenseConfig"]
+__all__ = ["DEFENSES", "SFT", "Booster", "DefenseConfig", "Lisa", "SecurityVector"]

@@ -14,7 +14,7 @@ from inoculate.data import sources
 from inoculate.data.batches import pad
 from inoculate.data.mix import Part
 from inoculate.data.templates import Encoded, Template, encode, prompt_ids
-from inoculate.evals.judges import JudgeConfig, RefusalJudge
+from inoculate.evals.judges import JudgeConfig, ReferenceJudge, RefusalJudge
 from inoculate.evals.tasks import Outcome, task_for
 
 if TYPE_CHECKING:
@@ -118,6 +118,9 @@ class Evaluator:
         counts, n = Counter(verdicts), len(verdicts)
         into.rows.append(_row("over_refusal_rate", counts[Verdict.REFUSAL] / n, n, part.split, judge.name))
         into.rows.append(_row("ordinary_incoherent_rate", counts[Verdict.INCOHERENT] / n, n, part.split, judge.name))
+        for reference in (judge for judge in self.evaluation.judges if isinstance(judge, ReferenceJudge)):
+            met = reference.judge_many(examples, responses).count(Verdict.HARMFUL)  # it says: the request was met
+            into.rows.append(_row("ordinary_accuracy", met / n, n, part.split, reference.name))
         into.responses.extend(_said("ordinary", part, examples, responses, {judge.name: verdicts}))
 
     def _task(self, model: PreTrainedModel, into: Measured) -> None:

@@ -9,13 +9,13 @@ step.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from inoculate.core.errors import InputError
+from inoculate.models.weights import eval_mode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,7 +65,7 @@ def generate(
     eos = torch.tensor(sorted(_eos_ids(step.base, tokenizer)), device=step.base.device, dtype=torch.long)
     # Not inference_mode: a buffer that the forward pass refreshes (dynamic RoPE) would become an inference tensor,
     # and the next training step would fail on it.
-    with torch.no_grad(), _eval_mode(model):
+    with torch.no_grad(), eval_mode(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             for row, tokens in zip(rows, _batch(step, [prompts[i] for i in rows], eos, max_new_tokens), strict=True):
@@ -142,15 +142,3 @@ def _eos_ids(base: Any, tokenizer: Any) -> set[int]:
     declared = base.generation_config.eos_token_id
     ids = declared if isinstance(declared, list | tuple) else [declared]
     return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each module's own mode afterwards, since they may differ."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

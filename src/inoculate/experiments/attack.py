@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
-from inoculate.attacks.finetune import Finetune, attack_params
+from inoculate.attacks.finetune import Finetune, attack_params, guard_params
+from inoculate.attacks.guards import MountedVector
+from inoculate.attacks.threat_model import OpenWeights, ThreatModel
+from inoculate.core.errors import InputError
+from inoculate.core.hashing import tree_sha256
 from inoculate.core.records import Record, write_records
-from inoculate.core.types import Rate
+from inoculate.core.types import Batch, Rate
+from inoculate.data.batches import pad
+from inoculate.data.mix import Part
+from inoculate.data.templates import encode
+from inoculate.evals.diagnostics import diagnose, mounted_rows
 from inoculate.evals.evaluate import Evaluation
 from inoculate.evals.statistics import steps_to_break
 from inoculate.experiments.align import Align
-from inoculate.experiments.base import Pretrained, base_fingerprint
+from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, open_model, origin
 from inoculate.experiments.stage import (
     Context,
     Input,
@@ -26,15 +34,17 @@ from inoculate.experiments.stage import (
     with_checkpointing,
     write_responses,
 )
-from inoculate.models.load import load_model, load_tokenizer
+from inoculate.experiments.vector import Vector
 
-Model = Align | Pretrained
+if TYPE_CHECKING:
+    from inoculate.models.vectors import Mounted
 
 
 class Attack(Stage):
     """Fine-tune an aligned model as a user or an attacker would, and measure it along the way."""
 
     kind: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 2
     model: Model
     attack: Finetune
     evaluate: Evaluation
@@ -44,24 +54,47 @@ class Attack(Stage):
     """A model counts as broken at the first measured step whose harmful score is above this."""
     keep_weights: bool = False
     """Attacked weights are thrown away after evaluation unless kept on purpose."""
+    threat_model: ThreatModel = OpenWeights()
+    vector: Vector | None = None
+    """The security vector that this experiment trains; else the guard names its folder."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Attack:
+        try:
+            self.threat_model.check(self.attack)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     def upstream(self) -> Sequence[Stage]:
-        return (self.model,) if isinstance(self.model, Align) else ()
+        aligned = (self.model,) if isinstance(self.model, Align) else ()
+        return (*aligned, *((self.vector,) if self.vector is not None else ()))
 
     def inputs(self) -> Iterable[Input]:
-        return (*_inputs(self.model), *self.attack.mix().roles["align"], self.evaluate)
+        vector = self.vector.inputs() if self.vector is not None else ()
+        data = (part for parts in self.attack.mix().roles.values() for part in parts)
+        return (*inputs_of(self.model), *vector, *data, *self._guard_inputs(), self.evaluate)
 
     def fingerprints(self) -> dict[str, str]:
         data = self.attack.mix().fingerprint() | evaluation_fingerprints(self.evaluate)
-        return data | _model_fingerprint(self.model)
+        guard = self.attack.guard
+        if isinstance(guard, MountedVector) and guard.folder is not None:
+            data |= {guard.folder: tree_sha256(Path(guard.folder))}
+        return data | model_fingerprint(self.model)
 
     def label(self) -> str:
-        rate = self.attack.training.learning_rate
-        return f"attack p={self.attack.poison_ratio:g} lr={rate:g} on {_name(self.model)}"
+        rate, guard = self.attack.training.learning_rate, self.attack.guard
+        under = "" if guard is None else f" under {guard.name}"
+        return f"attack p={self.attack.poison_ratio:g} lr={rate:g} on {name_of(self.model)}{under}"
 
     def provenance(self) -> Record:
+        guard = {} if self.attack.guard is None else {"guard": self.attack.guard.name}
+        made = self.vector.vector.params() if self.vector is not None else {}
         return replace(
-            _origin(self.model),
+            origin(self.model),
+            **guard,
+            guard_params=guard_params(self.attack) | made,
+            threat_model=self.threat_model.name,
             stage=self.folder,
             adapter_mode=self.attack.adapter_mode,
             attack=self.attack.name,
@@ -72,7 +105,9 @@ class Attack(Stage):
         )
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
-        model, tokenizer = _open(self.model, upstream)
+        from inoculate.models.loss import device_of
+
+        model, tokenizer = open_model(self.model, upstream)
         model = with_checkpointing(context.place(model), self.attack.training)
         evaluator, steps = self.evaluate.prepare(tokenizer), self.attack.steps()
 
@@ -80,10 +115,17 @@ class Attack(Stage):
             measured = evaluator.measure(attacked)
             return [*measured.rows, *measured.responses]
 
-        attacked, fitted = self.attack.run(
+        def observe_mounted(attacked: Any, vector: Mounted, step: int) -> list[dict[str, Any]]:
+            rows = mounted_rows(evaluator.measure(attacked).rows)
+            if step in (0, steps):
+                rows += diagnose(attacked, vector, *_batches(self.attack, tokenizer, device_of(attacked)))
+            return rows
+
+        attacked, fitted = self._attack(upstream).run(
             model,
             tokenizer,
             observe=observe,
+            observe_mounted=observe_mounted,
             observe_at={*range(0, steps, self.eval_every), steps},
             out=out,
             save_every_s=context.save_every_s,
@@ -103,6 +145,17 @@ class Attack(Stage):
         write_responses(out, _telling(fitted.observations, self.break_threshold))
         (out / "observations.jsonl").unlink(missing_ok=True)
         return fitted.status
+
+    def _guard_inputs(self) -> Iterable[Input]:
+        guard = self.attack.guard
+        return (guard,) if isinstance(guard, MountedVector) else ()
+
+    def _attack(self, upstream: Mapping[str, Path]) -> Finetune:
+        """The attack, its guard's vector in the place where it was made."""
+        if self.vector is None:
+            return self.attack
+        guard = MountedVector(folder=str(upstream[self.vector.folder]))
+        return self.attack.model_copy(update={"guard": guard})
 
     def _broke(self, blank: Record, curve: list[dict[str, Any]], ended: str) -> Iterable[Record]:
         """One `steps_to_break` per judge; censored at the run's length if it never broke, without a value if it
@@ -129,26 +182,29 @@ class Evaluate(Stage):
     """Measure a model as it is: before any attack, or as somebody else made it."""
 
     kind: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2
     model: Model
     evaluate: Evaluation
+    threat_model: ThreatModel = OpenWeights()
+    """Under which the model is to be attacked: it stands on the records."""
 
     def upstream(self) -> Sequence[Stage]:
         return (self.model,) if isinstance(self.model, Align) else ()
 
     def inputs(self) -> Iterable[Input]:
-        return (*_inputs(self.model), self.evaluate)
+        return (*inputs_of(self.model), self.evaluate)
 
     def fingerprints(self) -> dict[str, str]:
-        return evaluation_fingerprints(self.evaluate) | _model_fingerprint(self.model)
+        return evaluation_fingerprints(self.evaluate) | model_fingerprint(self.model)
 
     def label(self) -> str:
-        return f"evaluate {_name(self.model)}"
+        return f"evaluate {name_of(self.model)}"
 
     def provenance(self) -> Record:
-        return replace(_origin(self.model), stage=self.folder, attack="none")
+        return replace(origin(self.model), stage=self.folder, attack="none", threat_model=self.threat_model.name)
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
-        model, tokenizer = _open(self.model, upstream)
+        model, tokenizer = open_model(self.model, upstream)
         measured = self.evaluate.prepare(tokenizer).measure(context.place(model))
         blank = replace(self.provenance(), recipe=context.recipe, step=0)
         write_records(out / "records.jsonl", [replace(blank, **row) for row in measured.rows])
@@ -156,32 +212,19 @@ class Evaluate(Stage):
         return "ok"
 
 
-def _open(model: Model, upstream: Mapping[str, Path]) -> tuple[Any, Any]:
-    """The model, its adapter trainable if it has one, and its tokenizer."""
-    if isinstance(model, Pretrained):
-        address, revision, dtype = model.name_or_path, model.revision, model.dtype
-    else:
-        address, revision = str(upstream[model.folder]), None
-        dtype = model.base.dtype if isinstance(model.base, Pretrained) else "float32"
-    return load_model(address, revision=revision, dtype=dtype, is_trainable=True), load_tokenizer(address, revision)
+_DIAGNOSED = 32
+"""Rows in a batch whose gradients are compared."""
 
 
-def _inputs(model: Model) -> Iterable[Input]:
-    return model.inputs() if isinstance(model, Align) else (model,)
+def _batches(attack: Finetune, tokenizer: Any, device: Any) -> tuple[Batch | None, Batch]:
+    """Some of the user's harmful rows, if there are any, and some of the user's task."""
 
+    def some(part: Part) -> Batch:
+        rows = part.load(attack.seed)[:_DIAGNOSED]
+        batch = pad(encode(tokenizer, rows, attack.template, attack.max_length), 0)
+        return {name: tensor.to(device) for name, tensor in batch.items()}
 
-def _name(model: Model) -> str:
-    return model.label() if isinstance(model, Align) else model.name_or_path
-
-
-def _origin(model: Model) -> Record:
-    if isinstance(model, Align):
-        return model.provenance()
-    return Record(metric="", value=0.0, base=model.name_or_path, defense="none")
-
-
-def _model_fingerprint(model: Model) -> dict[str, str]:
-    return base_fingerprint(model) if isinstance(model, Pretrained) else {}
+    return None if attack.harmful is None else some(attack.harmful), some(attack.task)
 
 
 def _scores(curve: Iterable[dict[str, Any]]) -> dict[str, dict[int, float]]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError, model_validator
 
 from inoculate.attacks.finetune import Finetune
+from inoculate.attacks.guards import LisaGuard, MountedVector
+from inoculate.attacks.threat_model import OpenWeights, ThreatModel
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import digest
 from inoculate.core.types import JsonDict, Rate, Value
@@ -23,6 +25,7 @@ from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Base
 from inoculate.experiments.blame import input_error
 from inoculate.experiments.stage import Stage, check_inputs
+from inoculate.experiments.vector import Vector, VectorTraining
 from inoculate.models.adapters import Lora
 from inoculate.training.config import Training
 
@@ -46,9 +49,21 @@ class Line(Value):
     base: Base
     align: Alignment
     attack: Finetune | None = None
+    vector: VectorTraining | None = None
+    """How the security vector is made that the attack's guard mounts."""
     evaluate: Evaluation
+    threat_model: ThreatModel = OpenWeights()
     eval_every: PositiveInt = 20
     break_threshold: Rate = 0.5
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Line:
+        if self.attack is not None:
+            try:
+                self.threat_model.check(self.attack)
+            except InputError as error:
+                raise ValueError(str(error)) from None
+        return self
 
     def stages(self) -> Iterator[Stage]:
         """The stages of this line; what the line shares with others has the same hash there."""
@@ -75,15 +90,35 @@ class Line(Value):
             training=self.align.training,
             lora=self.align.lora,
         )
-        yield Evaluate(model=aligned, evaluate=self.evaluate)
+        yield Evaluate(model=aligned, evaluate=self.evaluate, threat_model=self.threat_model)
         if self.attack is not None:
+            attack, vector = self._guarded(aligned)
             yield Attack(
                 model=aligned,
-                attack=self.attack,
+                attack=attack,
+                vector=vector,
+                threat_model=self.threat_model,
                 evaluate=self.evaluate,
                 eval_every=self.eval_every,
                 break_threshold=self.break_threshold,
             )
+
+    def _guarded(self, aligned: Align) -> tuple[Finetune, Vector | None]:
+        """The attack with its guard filled in from the line, and the stage that makes the guard's vector."""
+        assert self.attack is not None
+        guard = self.attack.guard
+        if isinstance(guard, LisaGuard) and not guard.guide:
+            guide = self.align.data.roles["align"]
+            return self.attack.model_copy(update={"guard": guard.model_copy(update={"guide": guide})}), None
+        if not isinstance(guard, MountedVector) or guard.folder is not None:
+            return self.attack, None
+        if self.vector is None:
+            raise InputError(
+                "the guard mounts a security vector, and nothing says which",
+                field="vector",
+                expected="how it is made (data, training, lora), or its folder under attack.guard.folder",
+            )
+        return self.attack, Vector(model=aligned, vector=self.vector)
 
 
 class Recipe(Value):

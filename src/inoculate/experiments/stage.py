@@ -5,22 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.hashing import digest
-from inoculate.core.records import Record, write_records
+from inoculate.core.records import Record
 from inoculate.core.types import Value
 from inoculate.data.sources import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from inoculate.evals.evaluate import Evaluation, Measured
+    from inoculate.evals.evaluate import Evaluation
     from inoculate.training.config import Training
     from inoculate.training.fit import Fitted
+
+
+_SMALL = 1_000_000
+"""Weights. Of the sandbox's 0.1 M a step takes 10 ms on one thread; on two, beside other work, up to 2 s."""
+
+
+@cache
+def _all_threads() -> int:
+    """What this process was given: asked before anything changes it."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,11 @@ class Context:
     progress: Callable[[int, int], None] | None = None
 
     def place(self, model: Any) -> Any:
-        """The model on this context's device."""
+        """The model on this context's device. A small one on the CPU gets one thread: to share its steps costs more."""
         import torch
 
+        threads, small = _all_threads(), sum(weight.numel() for weight in model.parameters()) < _SMALL
+        torch.set_num_threads(1 if small else threads)
         if self.device != "auto":
             return model.to(self.device)
         return model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
@@ -149,10 +163,7 @@ def save_model(out: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> Non
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    for config in getattr(model, "peft_config", {}).values():
-        base = Path(config.base_model_name_or_path or "")
-        if base.parts and base.exists():
-            config.base_model_name_or_path = str(base.resolve())
+    _resolve_bases(model)
     try:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -160,13 +171,26 @@ def save_model(out: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> Non
         raise StageError(f"{out}: the model could not be written: {error}") from error
 
 
+def save_adapter(out: Path, model: Any) -> None:
+    """Write a security vector alone: the model's one adapter, or of several the vector's, in a folder of its name."""
+    from inoculate.models.adapters import VECTOR
+
+    _resolve_bases(model)
+    try:
+        model.save_pretrained(out, selected_adapters=[VECTOR] if VECTOR in model.peft_config else None)
+    except OSError as error:
+        raise StageError(f"{out}: the adapter could not be written: {error}") from error
+
+
+def _resolve_bases(model: Any) -> None:
+    """Adapters name their base by a path that holds wherever one stands."""
+    for config in getattr(model, "peft_config", {}).values():
+        base = Path(config.base_model_name_or_path or "")
+        if base.parts and base.exists():
+            config.base_model_name_or_path = str(base.resolve())
+
+
 def write_responses(out: Path, rows: Iterable[dict[str, Any]]) -> None:
     with (out / "responses.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def write_snapshot(out: Path, blank: Record, measured: Measured) -> None:
-    """Records and responses of a model that was measured once, with nothing trained on it."""
-    write_records(out / "records.jsonl", [replace(blank, step=0, **row) for row in measured.rows])
-    write_responses(out, [{"step": 0, **row} for row in measured.responses])

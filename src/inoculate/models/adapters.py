@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -37,21 +37,67 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         InputError: if the model has none of the target modules.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
+
+    config = _peft_config(model, lora)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+VECTOR = "security_vector"
+"""Name of a security vector among the adapters of a model that has others."""
+
+
+def add_vector(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    """Mount a fresh LoRA for training beside whatever adapter the model has; only the fresh one is trainable.
+
+    Raises:
+        InputError: if the model has none of the target modules.
+    """
+    import torch
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return add_lora(model, lora, seed)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model.add_adapter(VECTOR, _peft_config(model.get_base_model(), _spelled_out(model.get_base_model(), lora)))
+    tuner: Any = model.base_model
+    tuner.set_adapter([*model.active_adapters, VECTOR])
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(f".{VECTOR}." in name)
+    return model
+
+
+def _spelled_out(model: Any, lora: Lora) -> Lora:
+    """`all-linear` as names: peft would take the linear layers inside other adapters too."""
+    from torch import nn
+
+    if lora.target_modules != "all-linear":
+        return lora
+    head = model.get_output_embeddings()
+    names = {
+        name.removesuffix(".base_layer").rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and ".lora_" not in name
+    }
+    return lora.model_copy(update={"target_modules": tuple(sorted(names))})
+
+
+def _peft_config(model: Any, lora: Lora) -> Any:
+    from peft import LoraConfig
 
     options = lora.model_dump()
     if not isinstance(lora.target_modules, str):
         options["target_modules"] = list(lora.target_modules)
-        leaves = {name.rpartition(".")[2] for name, _ in model.named_modules() if name}
+        leaves = {part for name, _ in model.named_modules() for part in name.split(".") if not part.isdigit()}
         for target in lora.target_modules:
             if target.rpartition(".")[2] not in leaves:
                 raise InputError(
                     "the model has no such module", field="lora.target_modules", found=target, known=leaves
                 )
-    config = LoraConfig(task_type="CAUSAL_LM", **options)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)  # type: ignore[return-value]
+    return LoraConfig(task_type="CAUSAL_LM", **options)
 
 
 def prepare_attack(model: nn.Module, mode: AdapterMode, lora: Lora | None, seed: int) -> nn.Module:

@@ -8,7 +8,7 @@ model's insides are touched: what a decoder does to its logits (soft caps, scale
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -45,12 +45,41 @@ def _causal_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         logits_BTV = model(**inputs).logits
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORED)
     labeled_BT = labels_BT != IGNORED
-    labels_N = labels_BT[labeled_BT]
+    return _CrossEntropy.apply(_logits_at(model, inputs, labeled_BT), labels_BT[labeled_BT])
+
+
+def labeled_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """A causal LM's logits [N, V] for the N tokens of a batch that have a label, row by row."""
+    inputs: dict[str, Any] = dict(batch)
+    inputs.pop("loss_weight", None)
+    labels_BT = inputs.pop("labels")[:, 1:]
+    columns = (labels_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
+    inputs |= {"logits_to_keep": columns, "use_cache": False}
+    return _logits_at(model, inputs, labels_BT[:, columns] != IGNORED)
+
+
+def divergence_from(reference_NV: Tensor) -> Callable[[nn.Module, Batch], Tensor]:
+    """A loss: mean over labeled tokens of KL(reference ‖ model), nats, times the batch's `loss_weight`.
+
+    Args:
+        reference_NV: logits of the batch's labeled tokens, from `labeled_logits`.
+    """
+
+    def divergence(model: nn.Module, batch: Batch) -> Tensor:
+        log_p, log_q = (
+            logits_NV.float().log_softmax(dim=1) for logits_NV in (reference_NV, labeled_logits(model, batch))
+        )
+        loss = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        weight = batch.get("loss_weight")
+        return loss if weight is None else loss * weight
+
+    return divergence
+
+
+def _logits_at(model: nn.Module, inputs: dict[str, Any], labeled_BT: Tensor) -> Tensor:
     with _head_sees(model, labeled_BT):
         logits_NV = model(**inputs).logits.flatten(0, 1)
-    if len(logits_NV) != len(labels_N):
-        logits_NV = logits_NV[labeled_BT.flatten()]
-    return _CrossEntropy.apply(logits_NV, labels_N)
+    return logits_NV if len(logits_NV) == int(labeled_BT.sum()) else logits_NV[labeled_BT.flatten()]
 
 
 @contextmanager

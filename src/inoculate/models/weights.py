@@ -7,7 +7,7 @@ A gradient is a list of tensors, one per trainable weight, in the order of `trai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -42,8 +42,10 @@ def combine(*terms: tuple[float, Grads]) -> Grads:
     return list(total)
 
 
-def loss_and_grad(model: nn.Module, batch: Batch) -> tuple[float, Grads]:
-    """Loss of a batch and its gradient, with `.grad` and the RNG state as they were.
+def loss_and_grad(
+    model: nn.Module, batch: Batch, loss_of: Callable[[nn.Module, Batch], Tensor] | None = None
+) -> tuple[float, Grads]:
+    """Loss of a batch (by default cross-entropy) and its gradient, with `.grad` and the RNG state as they were.
 
     The gradient is taken by `loss.backward()` with `.grad` set aside, not by `autograd.grad`, which data-parallel
     wrappers do not synchronize. The RNG is forked, so that every pass of one step sees the same dropout mask.
@@ -51,16 +53,16 @@ def loss_and_grad(model: nn.Module, batch: Batch) -> tuple[float, Grads]:
     """
     import torch
 
-    from inoculate.models.loss import device_of, loss_of
+    from inoculate.models import loss as losses
 
     weights = trainable(model)
     aside = [weight.grad for weight in weights]
     for weight in weights:
         weight.grad = None
-    device = device_of(model)
+    device = losses.device_of(model)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
-            loss = loss_of(model, batch)
+            loss = (loss_of or losses.loss_of)(model, batch)
             loss.backward()
         grads = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
     finally:
@@ -112,3 +114,15 @@ def averaged(model: nn.Module, over: int) -> Iterator[None]:
                 weight.grad.div_(over)
             if before is not None:
                 weight.grad = before if weight.grad is None else before.add_(weight.grad)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; each module's own mode afterwards, since they may differ."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -15,6 +15,12 @@ MOST_PANELS = 12
 _CURVES = (
     ("harmful_score", "harmful_score", "Harmful score along the attack", "Harmful score"),
     ("task_accuracy", "finetune_accuracy", "Task accuracy along the attack", "Task accuracy"),
+    (
+        "mounted_task_accuracy",
+        "mounted_finetune_accuracy",
+        "Task accuracy while the vector is mounted",
+        "Task accuracy",
+    ),
     ("harmful_loss", "harmful_loss_test", "Loss on held-out harmful answers", "Loss (nats per token)"),
 )
 
@@ -45,7 +51,7 @@ def swept_params(grid: Grid) -> list[str]:
         for name in arm.telling:
             value = arm.params.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool):
-                values.setdefault(name, {}).setdefault(arm.defense, set()).add(value)
+                values.setdefault(name, {}).setdefault(f"{arm.defense} {arm.guard}", set()).add(value)
     return [name for name, by_defense in values.items() if any(len(found) > 1 for found in by_defense.values())]
 
 
@@ -82,7 +88,8 @@ def _against_param(grid: Grid, judge: str, name: str) -> Chart | None:
     def label(run: Run) -> str:
         arm = run.arm
         rest = [setting_text(other, arm.params.get(other)) for other in arm.telling if other != name]
-        return " ".join([defense_name(arm.defense), *rest])
+        guard = [f"+ {defense_name(arm.guard)}"] if arm.guard else []
+        return " ".join([defense_name(arm.defense), *guard, *rest])
 
     runs = [run for run in grid.attacks if name in run.arm.telling and _is_number(run.arm.params.get(name))]
     return _against(grid, judge, name, runs, grid.varying(), lambda run: run.arm.params[name], label)

@@ -37,8 +37,8 @@ def compare(grid: Grid, judge: str) -> list[Comparison]:
 
 
 def reference_of(grid: Grid, arm: Arm) -> Arm:
-    """SFT, of the same length where there are several; without SFT the first defense."""
-    plain = [other for other in grid.arms if other.defense == "sft"] or list(grid.arms[:1])
+    """SFT without a guard, of the same length where there are several; without SFT the first defense."""
+    plain = [other for other in grid.arms if other.defense == "sft" and not other.guard] or list(grid.arms[:1])
     if arm in plain:
         return plain[0]
     steps = arm.params.get("align_steps")

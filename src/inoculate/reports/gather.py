@@ -57,6 +57,8 @@ def _run(group: Sequence[Record], arm: Arm, keys: Sequence[str]) -> Run:
     seeds = (first.base_seed, first.defense_seed, first.attack_seed, first.trial)
     run = Run(first.stage, arm, {key: flat.get(key) for key in keys}, seeds, first.attack not in _UNTOUCHED)
     for row in group:
+        if row.layer not in ("", "all"):
+            continue
         if row.value is None:
             run.lost = row.status
         elif row.metric == "steps_to_break":
@@ -68,8 +70,9 @@ def _run(group: Sequence[Record], arm: Arm, keys: Sequence[str]) -> Run:
 
 
 def _before(measured: list[Run], attacks: Sequence[Run]) -> tuple[Run, ...]:
-    """Every aligned model once: its own evaluation, or else step 0 of an attack on it."""
-    started = [run for run in attacks if run.curves]
+    """Every aligned model once: its own evaluation, or else step 0 of an attack on it. A guard changes no model."""
+    plain = {run.arm.defense for run in (*measured, *attacks) if not run.arm.guard}
+    started = [run for run in attacks if run.curves and not (run.arm.guard and run.arm.defense in plain)]
     seen = {(run.arm, run.seed[:2]): run for run in (*reversed(started), *reversed(measured))}
     return tuple(reversed(list(seen.values())))
 
@@ -83,14 +86,29 @@ def _arms(firsts: Sequence[Record]) -> dict[str, Arm]:
         rows = [_settled(member.defense_params) for member in members.values()]
         names = (*_SHOWN_FIRST, *sorted({name for row in rows for name in row}))
         telling = _telling(rows, names)
-        for key, row in zip(members, rows, strict=True):
+        guards = _guard_labels(list(members.values()))
+        for (key, member), row in zip(members.items(), rows, strict=True):
             label = " ".join([defense_name(defense), *(setting_text(name, row.get(name)) for name in telling)])
-            arms[key] = Arm(label, defense, row, telling)
+            text, differ = guards[key]
+            settings = {**row, **_settled(member.guard_params)}
+            arms[key] = Arm(label + text, defense, settings, (*telling, *differ), member.guard)
     return arms
 
 
+def _guard_labels(members: Sequence[Record]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Arm → ` + Security Vector r 8`, and the names of those settings in which guards of its name differ."""
+    labels = {}
+    for member in members:
+        alike = [_settled(other.guard_params) for other in members if other.guard == member.guard]
+        telling = _telling(alike, sorted({name for row in alike for name in row}))
+        told = [setting_text(name, _settled(member.guard_params).get(name)) for name in telling]
+        text = " + " + " ".join([defense_name(member.guard), *told]) if member.guard else ""
+        labels[_arm_key(member)] = (text, telling)
+    return labels
+
+
 def _arm_key(record: Record) -> str:
-    return canonical([record.defense, _settled(record.defense_params)])
+    return canonical([record.defense, _settled(record.defense_params), record.guard, _settled(record.guard_params)])
 
 
 def _telling(rows: Sequence[Mapping[str, Any]], names: Sequence[str], always: Sequence[str] = ()) -> tuple[str, ...]:

@@ -147,4 +147,4 @@ def _styled(alt: Any, chart: Any) -> Any:
 
 
 def _reference(arms: Sequence[str]) -> list[str]:
-    return [arm for arm in arms if arm.split(" ")[0] == "SFT"][:1]
+    return [arm for arm in arms if arm.split(" ")[0] == "SFT" and " + " not in arm][:1]

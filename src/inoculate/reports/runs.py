@@ -34,6 +34,8 @@ class Arm:
     params: Mapping[str, Any] = field(compare=False)
     telling: tuple[str, ...] = field(default=(), compare=False)
     """The hyperparameters in which the arms of this defense differ."""
+    guard: str = ""
+    """What the provider did inside the attack's training."""
 
 
 @dataclass

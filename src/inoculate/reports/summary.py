@@ -11,6 +11,7 @@ from inoculate.reports.caveats import how_breaks_were_read, warnings
 from inoculate.reports.comparison import Comparison, compare, ratio_in, reference_of
 from inoculate.reports.findings import by_another_judge, fate, interval_text, ratio_text, sentence, without_harmful_data
 from inoculate.reports.gather import gather
+from inoculate.reports.mechanism import mechanism
 from inoculate.reports.runs import Grid, Point, Run, harmful
 from inoculate.reports.store_view import StoreView
 from inoculate.reports.tables import Cell, Column, Table
@@ -21,6 +22,7 @@ INTERVALS = (
     "Second lines are 95% intervals: Student's t over seeds, or Wilson's over prompts where there is one seed "
     "or all seeds agree."
 )
+MOUNTED_ACCURACY = "mounted_finetune_accuracy"
 _BEFORE = (
     ("harmful_score", "Harmful score"),
     ("over_refusal_rate", "Over-refusal"),
@@ -51,6 +53,8 @@ class Summary:
     before: Table
     after: tuple[tuple[str, Table], ...]
     """Judge → table; the first is the judge of the headline."""
+    mechanism: Table | None = None
+    """What a mounted vector leaves to learn, where one was."""
 
 
 def summarize(view: StoreView) -> Summary:
@@ -74,6 +78,7 @@ def summarize(view: StoreView) -> Summary:
         headline=_headline(grid, judge),
         before=_before(grid, judge),
         after=tuple((name, _after(grid, name)) for name in grid.judges) if grid.attacks else (),
+        mechanism=mechanism(grid),
     )
 
 
@@ -144,6 +149,8 @@ def _after(grid: Grid, judge: str) -> Table:
     heads = [Column("Defense", numeric=False), *(Column(key_name(key)) for key in keys), Column("Steps to break")]
     heads += [Column("Harmful score at the break"), Column("Harmful score at the end")]
     heads += [Column("Task accuracy at the break"), Column("Task accuracy at the end")]
+    mounted = any(MOUNTED_ACCURACY in run.curves for run in grid.attacks)
+    heads += [Column("Task accuracy while mounted, at the end")] if mounted else []
     heads += [Column("Over-refusal at the end"), Column("Incoherent at the end"), Column("Seeds")]
     rows = []
     for arm in grid.arms:
@@ -154,6 +161,7 @@ def _after(grid: Grid, judge: str) -> Table:
                 row = [Cell(arm.label), *_values(setting, keys), _steps(runs, judge)]
                 row += [at_break("harmful_score"), at_end("harmful_score")]
                 row += [at_break("finetune_accuracy"), at_end("finetune_accuracy")]
+                row += [at_end(MOUNTED_ACCURACY)] if mounted else []
                 rows.append([*row, at_end("over_refusal_rate"), at_end("incoherent_rate"), _seeds(runs)])
     shared = (name for name in ("attack", "adapter_mode", "num_samples") if grid.shared.get(name) is not None)
     same = [setting_text(name, grid.shared[name]) for name in shared]

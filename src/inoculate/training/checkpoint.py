@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,12 +19,27 @@ from torch import nn
 _FOLDER = "checkpoint"
 
 
-def save_checkpoint(out: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
-    """Write a checkpoint beside the last one, then swap: a kill at any moment leaves one that is whole."""
+Tensors = Mapping[str, torch.Tensor]
+
+
+def save_checkpoint(
+    out: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Any,
+    kept: Tensors = MappingProxyType({}),
+) -> None:
+    """Write a checkpoint beside the last one, then swap: a kill at any moment leaves one that is whole.
+
+    Args:
+        kept: what the defense keeps between steps.
+    """
     fresh = out / f"{_FOLDER}.{step}.partial"
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         _write(fresh, step, model, optimizer, schedule)
+        save_file({name: tensor.contiguous() for name, tensor in kept.items()}, fresh / "kept.safetensors")
     except Exception:
         shutil.rmtree(fresh, ignore_errors=True)  # on a full disk, half a checkpoint is in everybody's way
         raise
@@ -47,11 +64,17 @@ def _write(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Opt
     (folder / "progress.json").write_text(json.dumps({"step": step, "schedule": progress}))
 
 
-def load_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
-    """Put model, optimizer and schedule back as they were; return the step, or 0 when there is no checkpoint."""
+def load_checkpoint(
+    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any
+) -> tuple[int, dict[str, torch.Tensor]]:
+    """Put model, optimizer and schedule back as they were.
+
+    Returns:
+        The step, 0 when there is no checkpoint, and what the defense kept.
+    """
     folder = _newest(out)
     if folder is None:
-        return 0
+        return 0, {}
     saved = load_file(folder / "weights.safetensors")
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -67,7 +90,7 @@ def load_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimize
         group["lr"] = rate
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     schedule.load_state_dict(progress["schedule"] | {"lr_lambdas": schedule.state_dict()["lr_lambdas"]})
-    return int(progress["step"])
+    return int(progress["step"]), load_file(folder / "kept.safetensors")
 
 
 def remove_checkpoints(out: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from inoculate.core.errors import InputError
 from inoculate.core.seeds import derive
-from inoculate.core.types import Defense
+from inoculate.core.types import Course, Defense, Staged
 from inoculate.data.batches import Feed
 from inoculate.models.loss import device_of
 from inoculate.models.packing import packed_attention
@@ -54,7 +54,7 @@ def fit(
         model: on the device to train on.
         defense: the objective; it needs one feed for each of its roles.
         feeds: role → feed. Step s takes batch s of every feed, so nothing but s decides what is seen.
-        training: the arguments; `max_steps` or epochs over the role `align`.
+        training: the arguments; `max_steps` or epochs over the defense's first role.
         out: where metrics.jsonl, observations.jsonl and checkpoints go; a run that was cut off there is resumed, and
             goes on bit for bit as if it had not been. None keeps nothing.
         observe, observe_at: called before step s for s in `observe_at` (the last may be the number of steps).
@@ -67,8 +67,8 @@ def fit(
     missing = [role for role in defense.needs if role not in feeds]
     if missing:
         raise InputError(f"{defense.name} needs data for the role {missing[0]!r}", field="data", known=feeds)
-    steps = training.steps(len(feeds["align"]))
-    run = _Run(model, training, steps, out)
+    steps = training.steps(len(feeds[next(iter(defense.needs))]))
+    run = _Run(model, defense, training, steps, out)
     device, began = device_of(model), time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
@@ -89,15 +89,15 @@ def fit(
             if out is not None and run.step > run.saved_step and time.monotonic() - began >= save_every_s:
                 run.save()
                 began = time.monotonic()
-            if not run.advance(defense, feeds, device):
+            if not run.advance(feeds, device):
                 return run.end("diverged")
         return run.end("ok")
 
 
 class _Run:
-    """What changes while a run goes on: step, optimizer, schedule, and the two logs."""
+    """What changes while a run goes on: step, optimizer, schedule, the defense's course, and the two logs."""
 
-    def __init__(self, model: nn.Module, training: Training, steps: int, out: Path | None) -> None:
+    def __init__(self, model: nn.Module, defense: Defense, training: Training, steps: int, out: Path | None) -> None:
         from accelerate import Accelerator
 
         self.accelerator = Accelerator(log_with=list(training.report_to) or None, project_dir=out)
@@ -108,15 +108,20 @@ class _Run:
         self.model, self.training, self.out = model, training, out
         self.optimizer = build_optimizer(trainable(model), training)
         self.schedule = build_schedule(self.optimizer, training, steps)
+        self.defense = defense
+        self.course: Course | None = defense.start(model, steps) if isinstance(defense, Staged) else None
         self.step = self.saved_step = 0
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            self.step = self.saved_step = load_checkpoint(out, model, self.optimizer, self.schedule)
+            self.step, kept = load_checkpoint(out, model, self.optimizer, self.schedule)
+            self.saved_step = self.step
+            if self.course is not None and kept:
+                self.course.restore(kept)
         self.observations = self._reopen("observations.jsonl", self.step or -1)
         self.observed = {row["step"] for row in self.observations}
         self._reopen("metrics.jsonl", self.step - 1)
 
-    def advance(self, defense: Defense, feeds: Mapping[str, Feed], device: torch.device) -> bool:
+    def advance(self, feeds: Mapping[str, Feed], device: torch.device) -> bool:
         """Make one optimizer step; False if a loss or the gradient was not finite, with the weights as they were."""
         training, started = self.training, time.monotonic()
         torch.manual_seed(derive(training.seed, "step", self.step))
@@ -126,14 +131,19 @@ class _Run:
             role: [
                 {name: t.to(device) for name, t in batch.items()} for batch in feeds[role].batches_at(self.step, parts)
             ]
-            for role in defense.needs
+            for role in self.defense.needs
         }
         calls = min(len(role) for role in batches.values())
         measured: dict[str, float] = {}
+        if self.course is not None:
+            self.course.before_step(self.step)
+        objective = self.course or self.defense
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.bf16)
         with autocast, averaged(self.model, calls):
             for i in range(calls):
-                for name, value in defense.backward(self.model, {role: [b[i]] for role, b in batches.items()}).items():
+                for name, value in objective.backward(
+                    self.model, {role: [b[i]] for role, b in batches.items()}
+                ).items():
                     measured[name] = measured.get(name, 0.0) + value / calls
         limit = training.max_grad_norm or math.inf
         length = self.accelerator.clip_grad_norm_(trainable(self.model), limit)
@@ -158,7 +168,8 @@ class _Run:
 
     def save(self) -> None:
         assert self.out is not None
-        save_checkpoint(self.out, self.step, self.model, self.optimizer, self.schedule)
+        kept = self.course.tensors() if self.course is not None else {}
+        save_checkpoint(self.out, self.step, self.model, self.optimizer, self.schedule, kept)
         self.saved_step = self.step
 
     def end(self, status: Literal["ok", "diverged"]) -> Fitted:

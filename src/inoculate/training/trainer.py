@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from inoculate.core.errors import InputError
-from inoculate.core.types import Defense
+from inoculate.core.types import Course, Defense, Staged
 from inoculate.models.weights import averaged
 
 
@@ -38,6 +38,8 @@ class DefenseTrainer(Trainer):
         if missing:
             raise InputError(f"{defense.name} needs a dataset for {missing[0]!r}", field="role_datasets", known=given)
         self._roles = {role: self._endless(given[role]) for role in defense.needs if role != "align"}
+        self._course: Course | None = None
+        self._course_step = -1
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch: the defense's gradient, over the number of accumulation steps, is added to `.grad`."""
@@ -45,9 +47,21 @@ class DefenseTrainer(Trainer):
         drawn = {"align": inputs} | {role: next(batches) for role, batches in self._roles.items()}
         batches = {role: [self._prepare_inputs(batch)] for role, batch in drawn.items()}
         with self.compute_loss_context_manager(), averaged(model, self.args.gradient_accumulation_steps):
-            metrics = self.defense.backward(model, batches)
+            metrics = self._objective(model).backward(model, batches)
         torch.rand(1)  # backward leaves the RNG as it was; the next step's dropout must be another
         return torch.tensor(metrics["align_loss"], device=self.args.device) / self.args.gradient_accumulation_steps
+
+    def _objective(self, model: nn.Module) -> Defense | Course:
+        """The defense; one that keeps something between steps, on its course through this run."""
+        if not isinstance(self.defense, Staged):
+            return self.defense
+        step = self.state.global_step
+        if self._course is None:
+            self._course = self.defense.start(model, self.state.max_steps)
+        if step != self._course_step:
+            self._course.before_step(step)
+            self._course_step = step
+        return self._course
 
     def _endless(self, dataset: Dataset[Any]) -> Iterator[dict[str, Any]]:
         shuffle = torch.Generator().manual_seed(self.args.seed)

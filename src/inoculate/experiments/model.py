@@ -1,0 +1,47 @@
+"""The model that a stage works on: one that this experiment aligns, or one that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from inoculate.core.records import Record
+from inoculate.experiments.align import Align
+from inoculate.experiments.base import Pretrained, base_fingerprint
+from inoculate.experiments.stage import Input
+from inoculate.models.load import load_model, load_tokenizer
+
+Model = Align | Pretrained
+
+
+def open_model(model: Model, upstream: Mapping[str, Path]) -> tuple[Any, Any]:
+    """The model, its adapter trainable if it has one, and its tokenizer."""
+    if isinstance(model, Pretrained):
+        address, revision, dtype = model.name_or_path, model.revision, model.dtype
+    else:
+        address, revision = str(upstream[model.folder]), None
+        dtype = model.base.dtype if isinstance(model.base, Pretrained) else "float32"
+    return load_model(address, revision=revision, dtype=dtype, is_trainable=True), load_tokenizer(address, revision)
+
+
+def inputs_of(model: Model) -> Iterable[Input]:
+    """What the model starts from."""
+    return model.inputs() if isinstance(model, Align) else (model,)
+
+
+def name_of(model: Model) -> str:
+    """The model in a few words."""
+    return model.label() if isinstance(model, Align) else model.name_or_path
+
+
+def origin(model: Model) -> Record:
+    """A record of the model with every column but the measurement."""
+    if isinstance(model, Align):
+        return model.provenance()
+    return Record(metric="", value=0.0, base=model.name_or_path, defense="none")
+
+
+def model_fingerprint(model: Model) -> dict[str, str]:
+    """What the model is, where its address alone does not say."""
+    return base_fingerprint(model) if isinstance(model, Pretrained) else {}

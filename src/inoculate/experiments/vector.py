@@ -1,0 +1,104 @@
+"""Train a security vector for a model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import model_validator
+
+from inoculate.core.records import write_records
+from inoculate.core.types import Value
+from inoculate.data.mix import Mix
+from inoculate.defenses import SecurityVector
+from inoculate.experiments.align import Align
+from inoculate.experiments.base import Pretrained
+from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, open_model, origin
+from inoculate.experiments.stage import Context, Input, Stage, gave_up, save_adapter
+from inoculate.experiments.store import write_json
+from inoculate.models.adapters import VECTOR, Lora, add_vector
+from inoculate.training.config import Training
+
+
+class VectorTraining(Value):
+    """How a security vector is made: the objective, 100 harmful samples, 10 epochs, and the LoRA's shape.
+
+    The number of samples and of epochs is the paper's; rank, learning rate and batch size are ours.
+    """
+
+    objective: SecurityVector = SecurityVector()
+    data: Mix
+    """Roles `harmful` and, unless the KL term is off, `ordinary`."""
+    training: Training = Training(learning_rate=3e-3, num_train_epochs=10)
+    lora: Lora = Lora(r=8, lora_alpha=16, target_modules="all-linear")
+
+    @model_validator(mode="after")
+    def _has_data(self) -> VectorTraining:
+        for role in self.objective.needs:
+            if role not in self.data.roles:
+                raise ValueError(f"a security vector needs data for the role {role!r}")
+        return self
+
+    def params(self) -> dict[str, Any]:
+        """As they stand on records."""
+        harmful = sum(part.num_samples or 0 for part in self.data.roles["harmful"])
+        return {
+            **self.objective.model_dump(mode="json", exclude={"name"}),
+            "vector_samples": harmful or None,
+            "vector_epochs": self.training.num_train_epochs,
+            "vector_learning_rate": self.training.learning_rate,
+            "vector_r": self.lora.r,
+            "vector_seed": self.training.seed,
+        }
+
+
+class Vector(Stage):
+    """Train a security vector for a model."""
+
+    kind: ClassVar[str] = "vector"
+    model: Model
+    vector: VectorTraining
+
+    def upstream(self) -> Sequence[Stage]:
+        return (self.model,) if isinstance(self.model, Align) else ()
+
+    def inputs(self) -> Iterable[Input]:
+        roles = self.vector.data.roles
+        return (*inputs_of(self.model), *(part for role in self.vector.objective.needs for part in roles[role]))
+
+    def fingerprints(self) -> dict[str, str]:
+        return self.vector.data.fingerprint() | model_fingerprint(self.model)
+
+    def label(self) -> str:
+        return f"security vector for {name_of(self.model)}"
+
+    def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
+        from inoculate.models.vectors import ABOUT, probe
+        from inoculate.training.fit import fit
+        from inoculate.training.layout import layout_for
+
+        made, training = self.vector, self.vector.training
+        model, tokenizer = open_model(self.model, upstream)
+        model = context.place(model)
+        said = probe(model)
+        model = add_vector(model, made.lora, training.seed)
+        layout = layout_for(model, training, made.data.max_length)
+        roles = {role: made.data.roles[role] for role in made.objective.needs}
+        mix = made.data.model_copy(update={"roles": roles})
+        feeds = mix.feeds(tokenizer, training.rows_per_step, training.seed, layout)
+        options: dict[str, Any] = {"out": out, "save_every_s": context.save_every_s, "progress": context.progress}
+        objective: Any = made.objective  # its needs depend on its fields, which the protocol does not foresee
+        fitted = fit(model, objective, feeds, training, **options)
+        save_adapter(out, model)
+        if (out / VECTOR).is_dir():  # peft puts an adapter that is not the only one a folder deeper
+            for file in (out / VECTOR).iterdir():
+                file.rename(out / file.name)
+            shutil.rmtree(out / VECTOR)
+        backbone = self.model.name_or_path if isinstance(self.model, Pretrained) else self.model.folder
+        about = {"backbone": backbone, "probe": said, "vector": made.model_dump(mode="json")}
+        write_json(out / ABOUT, about)
+        if fitted.status == "diverged":
+            write_records(out / "records.jsonl", [gave_up(origin(self.model), context, fitted)])
+        return fitted.status
