@@ -31,6 +31,7 @@ check: setup  ## lint, format, types, layers
 
 bench: setup  ## ratios, measured in one process
 	$(BIN)/python benchmarks/booster_step.py
+	$(BIN)/python benchmarks/security_vector.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/startup.py
 

@@ -161,6 +161,27 @@ WRONG = {
         [*FINETUNE, "--set", "attack.adapter_mode=continue"],
         "adapter_mode: the model has no adapter to go on with (found 'continue', expected full or merge)",
     ),
+    "a guard under open weights": (
+        [*FINETUNE, "--guard", "lisa:rows.jsonl", "--threat-model", "open_weights"],
+        "threat_model: lisa works inside the provider's training loop, and an attacker who has the weights trains "
+        "without it; under open weights it cannot be scored (found 'open_weights', expected service)",
+    ),
+    "an unknown guard": (
+        [*FINETUNE, "--guard", "vector:there"],
+        "--guard: not a guard (found 'vector:there', expected security_vector:DIR or lisa:DATA)",
+    ),
+    "a folder that is no vector": (
+        [*FINETUNE, "--guard", "security_vector:there"],
+        "there: not a security vector (found 'an empty folder', expected a folder with adapter_config.json)",
+    ),
+    "a vector without ordinary data": (
+        ["vector", "model", "--harmful", "rows.jsonl", "--num-samples", "20", "--out", "new"],
+        "vector: a security vector needs data for the role 'ordinary'",
+    ),
+    "a vector of more rows than there are": (
+        ["vector", "model", "--harmful", "rows.jsonl", "--ordinary", "rows.jsonl", "--out", "new"],
+        "num_samples: too few rows in rows.jsonl, split 'train' (found 100, expected at most 30)",
+    ),
     "an unknown option": (
         [*FINETUNE, "--poison-rate", "0"],
         "Unknown option: --poison-rate. Did you mean --poison-ratio?",
@@ -201,6 +222,26 @@ def test_a_mistake_is_exit_code_2_and_one_message(command, files, mistake):
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == said
     assert not (files / "new").exists() and not list((files / "there").iterdir())
+
+
+def test_a_vector_and_a_fine_tuning_that_mounts_it(command, files):
+    """The provider's two commands: the vector's folder is what peft loads, and stays as it was to the byte."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    data = ["--harmful", "rows.jsonl", "--ordinary", "rows.jsonl", "--num-samples", "20"]
+    code, out, err = command("vector", "model", *data, "--out", "guard", "--set", "vector.training.max_steps=3")
+    assert code == 0 and out.startswith("guard: security vector for model"), err
+    peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(files / "model"), files / "guard")
+    before = {path.name: path.read_bytes() for path in (files / "guard").iterdir()}
+    guarded = [*FINETUNE, "--guard", "security_vector:guard", "--set", "attack.training.max_steps=3"]
+    code, _, err = command(*guarded, "--restricted", "rows.jsonl")
+    assert code == 0, err
+    assert {path.name: path.read_bytes() for path in (files / "guard").iterdir()} == before
+    rows = [json.loads(line) for line in (files / "new" / "records.jsonl").open()]
+    assert {(row["guard"], row["threat_model"]) for row in rows} == {("security_vector", "service")}
+    tuned = AutoModelForCausalLM.from_pretrained(files / "new")
+    assert not torch.equal(tuned.lm_head.weight, AutoModelForCausalLM.from_pretrained(files / "model").lm_head.weight)
 
 
 @pytest.mark.parametrize(

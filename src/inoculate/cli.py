@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -167,6 +169,7 @@ def vector(
     *,
     harmful: str,
     ordinary: str | None = None,
+    num_samples: int = 100,
     out: Path,
     template: str = "chat",
     overrides: Overrides = (),
@@ -180,12 +183,13 @@ def vector(
     harmful: Harmful data, prompts with the answers that must not be learned.
     ordinary: Ordinary data, whose answers the vector must leave alone: the KL term. Needed unless
         `--set vector.objective.kl_weight=0`.
+    num_samples: Harmful rows to use.
     out: Folder to write; it must not exist.
     template: chat, plain or alpaca.
     """
     from inoculate.experiments.vector import Vector
 
-    roles = {"harmful": [{**_part(harmful, "train"), "num_samples": 100}]}
+    roles = {"harmful": [{**_part(harmful, "train"), "num_samples": num_samples}]}
     if ordinary is not None:
         roles["ordinary"] = [_part(ordinary, "train")]
     value = {
@@ -292,7 +296,16 @@ def list_(kind: Kind) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit codes 0 done, 1 a stage failed, 2 the input was wrong, 130 interrupted."""
     tokens = sys.argv[1:] if arguments is None else arguments
+    _hush()
     sys.exit(_guarded(lambda: app(tokens, exit_on_error=False, print_error=False, result_action="return_value")))
+
+
+def _hush() -> None:
+    """Keep a deprecation between two libraries, which no user can act on, off stderr; workers inherit the setting."""
+    message = "`is_gradient_checkpointing` is deprecated"
+    warnings.filterwarnings("ignore", message=message, category=FutureWarning)
+    others = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [others, f"ignore:{message}:FutureWarning"]))
 
 
 def _guarded(call: Callable[[], object]) -> int:

@@ -197,7 +197,7 @@ def no_probe(folder):
         (lambda f: without(f, ABOUT), "an adapter, but not a security vector"),
         (lambda f: without(f, "adapter_model.safetensors"), "no weights: looked for adapter_model.safetensors"),
         (cut_off, "damaged or cut off"),
-        (rank_changed, r"not of the rank that is configured.*A \(4, 32\), B .*expected rank 5"),
+        (rank_changed, r"not of the rank that is configured.*A \(4, 64\), B .*expected rank 5"),
         (half_missing, "B None"),
         (not_finite, "not finite"),
         (lambda f: edit(f, use_dora=True), "use_dora: a security vector is a plain LoRA"),

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from inoculate.core.errors import InputError
 from inoculate.data.batches import Feed
-from inoculate.defenses import SFT, Booster
+from inoculate.defenses import SFT, Booster, Lisa
 from inoculate.models.sandbox import TinyLlama
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
@@ -119,7 +119,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-@pytest.mark.parametrize("defense", [SFT(), Booster()])
+@pytest.mark.parametrize("defense", [SFT(), Booster(), Lisa(align_steps=2, user_steps=3, rho=50)])
 @pytest.mark.parametrize("killed_at", [1, 5, 6])
 def test_a_killed_run_resumes_bit_for_bit(tokenizer, rows, tmp_path, defense, schedule, killed_at):
     training = Training(learning_rate=1e-3, max_steps=9, lr_scheduler_type=schedule, logging_steps=1, weight_decay=0.1)

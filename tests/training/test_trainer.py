@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from inoculate.core.errors import InputError
 from inoculate.data.batches import Feed, pad
-from inoculate.defenses import SFT, Booster
+from inoculate.defenses import SFT, Booster, Lisa
 from inoculate.models.sandbox import TinyLlama
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
@@ -47,11 +47,11 @@ def trainer(model, rows, defense, out, batch=8, parts=1):
         data_collator=lambda features: dict(pad(features, 0)),
         train_dataset=Rows(rows["align"][:8]),
         defense=defense,
-        role_datasets={"harmful": Rows(rows["harmful"][:8])},
+        role_datasets={role: Rows(rows[role][:8]) for role in ("harmful", "guide")},
     )
 
 
-@pytest.mark.parametrize("defense", [SFT(), Booster()])
+@pytest.mark.parametrize("defense", [SFT(), Booster(), Lisa(align_steps=1, user_steps=2, rho=50)])
 def test_gives_the_weights_that_fit_gives(tokenizer, rows, defense, tmp_path):
     """Each batch is the whole data set, so that both see the same rows in every step."""
     build = lambda: TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731

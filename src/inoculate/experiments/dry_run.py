@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from inoculate.data import sources
 from inoculate.data.mix import Part
+from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.align import Align
 from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Pretrained
-from inoculate.experiments.recipe import Line, Recipe
+from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order
+from inoculate.experiments.stage import Stage
+from inoculate.experiments.vector import Vector
 from inoculate.models.adapters import Lora
 from inoculate.models.load import model_shape
 
@@ -28,12 +32,12 @@ def describe(recipe: Recipe, store: Path) -> str:
         facts = ", ".join(f"{name} {value:,}" for name, value in shape.items())
         text.append(f"model  {base.name_or_path}@{base.revision or 'main'}: {facts}, {base.dtype}")
         text += _adapters(recipe, base)
-    for part in sorted({(part.source, part.split) for line in recipe.lines for part in _parts(line)}):
+    stages = in_order(recipe.stages())
+    for part in sorted({(part.source, part.split) for part in _parts(stages)}):
         sources.check(*part)
         text.append(f"data   {part[0]}#{part[1]}: {sources.fingerprint(*part)}")
-    stages = in_order(recipe.stages())
     done = sum((store / stage.folder / "stage.json").exists() for stage in stages)
-    kinds = {kind.kind: sum(isinstance(stage, kind) for stage in stages) for kind in (Align, Attack, Evaluate)}
+    kinds = {kind.kind: sum(isinstance(stage, kind) for stage in stages) for kind in (Align, Vector, Attack, Evaluate)}
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     steps = sum(stage.attack.steps() for stage in stages if isinstance(stage, Attack))
     text.append(f"stages {len(stages)} ({counts}; {done} done in {store}), {steps:,} attack steps")
@@ -46,8 +50,8 @@ def _adapters(recipe: Recipe, base: Pretrained) -> list[str]:
     Raises:
         InputError: if a target module does not exist in the model.
     """
-    adapters = [line.align.lora for line in recipe.lines if line.base == base]
-    adapters += [line.attack.lora for line in recipe.lines if line.base == base and line.attack is not None]
+    lines = [line for line in recipe.lines if line.base == base]
+    adapters = [block.lora for line in lines for block in (line.align, line.attack, line.vector) if block is not None]
     shapes = [lora for i, lora in enumerate(adapters) if lora is not None and lora not in adapters[:i]]
     return [
         f"lora   r {lora.r}, alpha {lora.lora_alpha:g}, on {_named(lora)}: "
@@ -60,9 +64,9 @@ def _named(lora: Lora) -> str:
     return lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
 
 
-def _parts(line: Line) -> list[Part]:
-    parts = [part for role in line.align.data.roles.values() for part in role]
-    if line.attack is not None:
-        parts += [line.attack.task, *([line.attack.harmful] if line.attack.harmful else [])]
-    measured = (line.evaluate.restricted, line.evaluate.ordinary, line.evaluate.task)
-    return parts + [part for part in measured if part is not None]
+def _parts(stages: Iterable[Stage]) -> Iterator[Part]:
+    for given in (given for stage in stages for given in stage.inputs()):
+        if isinstance(given, Part):
+            yield given
+        elif isinstance(given, Evaluation):
+            yield from given.parts()

@@ -22,8 +22,9 @@ from inoculate.defenses import DefenseConfig
 from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.align import Align
 from inoculate.experiments.attack import Attack, Evaluate
-from inoculate.experiments.base import Base
+from inoculate.experiments.base import Base, Sandbox
 from inoculate.experiments.blame import input_error
+from inoculate.experiments.model import Model
 from inoculate.experiments.stage import Stage, check_inputs
 from inoculate.experiments.vector import Vector, VectorTraining
 from inoculate.models.adapters import Lora
@@ -47,7 +48,8 @@ class Line(Value):
     """One line of an experiment: base → align → attack, measured before and along the attack."""
 
     base: Base
-    align: Alignment
+    align: Alignment | None = None
+    """null: the base is a chat model that somebody has aligned."""
     attack: Finetune | None = None
     vector: VectorTraining | None = None
     """How the security vector is made that the attack's guard mounts."""
@@ -67,6 +69,27 @@ class Line(Value):
 
     def stages(self) -> Iterator[Stage]:
         """The stages of this line; what the line shares with others has the same hash there."""
+        model = self._model()
+        yield Evaluate(model=model, evaluate=self.evaluate, threat_model=self.threat_model)
+        if self.attack is not None:
+            attack, vector = self._guarded(model)
+            yield Attack(
+                model=model,
+                attack=attack,
+                vector=vector,
+                threat_model=self.threat_model,
+                evaluate=self.evaluate,
+                eval_every=self.eval_every,
+                break_threshold=self.break_threshold,
+            )
+
+    def _model(self) -> Model:
+        """The aligned model; without `align` the base as it is."""
+        continues = self.attack is not None and self.attack.adapter_mode == "continue"
+        if self.align is None:
+            if isinstance(self.base, Sandbox):
+                raise InputError("the sandbox's base answers everything: there is nothing to attack", field="align")
+            return self.base
         roles = {role: parts for role, parts in self.align.data.roles.items() if role in self.align.defense.needs}
         missing = [role for role in self.align.defense.needs if role not in roles]
         if missing:
@@ -76,38 +99,28 @@ class Line(Value):
                 found=", ".join(self.align.data.roles),
                 expected=", ".join(self.align.defense.needs),
             )
-        if self.attack is not None and self.attack.adapter_mode == "continue" and self.align.lora is None:
+        if continues and self.align.lora is None:
             raise InputError(
                 "the alignment leaves no adapter to go on with",
                 field="attack.adapter_mode",
                 found="continue",
                 expected="full, merge, or an alignment with `lora`",
             )
-        aligned = Align(
+        return Align(
             base=self.base,
             defense=self.align.defense,
             data=self.align.data.model_copy(update={"roles": roles}),
             training=self.align.training,
             lora=self.align.lora,
         )
-        yield Evaluate(model=aligned, evaluate=self.evaluate, threat_model=self.threat_model)
-        if self.attack is not None:
-            attack, vector = self._guarded(aligned)
-            yield Attack(
-                model=aligned,
-                attack=attack,
-                vector=vector,
-                threat_model=self.threat_model,
-                evaluate=self.evaluate,
-                eval_every=self.eval_every,
-                break_threshold=self.break_threshold,
-            )
 
-    def _guarded(self, aligned: Align) -> tuple[Finetune, Vector | None]:
+    def _guarded(self, model: Model) -> tuple[Finetune, Vector | None]:
         """The attack with its guard filled in from the line, and the stage that makes the guard's vector."""
         assert self.attack is not None
         guard = self.attack.guard
         if isinstance(guard, LisaGuard) and not guard.guide:
+            if self.align is None:
+                raise InputError("Lisa needs alignment data, and nothing is aligned here", field="attack.guard.guide")
             guide = self.align.data.roles["align"]
             return self.attack.model_copy(update={"guard": guard.model_copy(update={"guide": guide})}), None
         if not isinstance(guard, MountedVector) or guard.folder is not None:
@@ -118,7 +131,7 @@ class Line(Value):
                 field="vector",
                 expected="how it is made (data, training, lora), or its folder under attack.guard.folder",
             )
-        return self.attack, Vector(model=aligned, vector=self.vector)
+        return self.attack, Vector(model=model, vector=self.vector)
 
 
 class Recipe(Value):

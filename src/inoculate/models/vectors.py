@@ -56,7 +56,8 @@ def read_vector(folder: str | Path) -> Vector:
 
     folder = Path(folder)
     if not (folder / ADAPTER_CONFIG).is_file():
-        found = ", ".join(sorted(path.name for path in folder.glob("*"))) or "no such folder"
+        there = ", ".join(sorted(path.name for path in folder.glob("*")))
+        found = there or ("an empty folder" if folder.is_dir() else "no such folder")
         raise InputError("not a security vector", file=folder, found=found, expected=f"a folder with {ADAPTER_CONFIG}")
     if not (folder / ABOUT).is_file():
         raise InputError(
