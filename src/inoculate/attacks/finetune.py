@@ -154,6 +154,7 @@ def attack_params(attack: Finetune) -> Mapping[str, Any]:
         "task": attack.task.source,
         "batch_size": training.rows_per_step,
         "optim": training.optim,
+        "adam_epsilon": training.adam_epsilon,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "lr_scheduler_type": training.lr_scheduler_type,

@@ -10,7 +10,7 @@ With θ the frozen backbone, θₛ the vector (a LoRA), h the loss on harmful da
     throw-away copy of θ, so that the vector still covers the harm when the backbone has moved
 
     paper  field                unit                   default
-    β      kl_weight            –                      1      (ours: the paper's value is not known)
+    β      kl_weight            –                      10     (ours: the paper's value is not known)
     K      inner_steps          steps of the copy      0      (off)
     –      inner_learning_rate  SGD, on the backbone   1e-3   (ours)
 
@@ -40,7 +40,7 @@ class SecurityVector(Value):
     """
 
     name: Literal["security_vector"] = "security_vector"
-    kl_weight: NonNegativeFloat = 1.0
+    kl_weight: NonNegativeFloat = 10.0
     inner_steps: NonNegativeInt = 0
     inner_learning_rate: Positive = 1e-3
 

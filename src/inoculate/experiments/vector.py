@@ -31,7 +31,7 @@ class VectorTraining(Value):
     objective: SecurityVector = SecurityVector()
     data: Mix
     """Roles `harmful` and, unless the KL term is off, `ordinary`."""
-    training: Training = Training(learning_rate=3e-3, num_train_epochs=10)
+    training: Training = Training(learning_rate=5e-3, num_train_epochs=10)
     lora: Lora = Lora(r=8, lora_alpha=16, target_modules="all-linear")
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ABOUT = "security_vector.json"
 """Beside the adapter: what the vector was made for, and how."""
-TOLERANCE = 0.15
+TOLERANCE = 0.13
 """Nats, mean over the probe's tokens. The same backbone in bf16 or with its LoRA merged stays well below (measured:
 docs/design/005-mounting.md); another fine-tuning of the same base is above."""
 _PROBE_TOKENS = 48

@@ -21,6 +21,10 @@ _KEYS = {
     "adapter_mode": "adapter",
     "threat_model": "threat model",
     "max_steps": "max steps",
+    "adam_epsilon": "Adam ε",
+    "kl_weight": "β",
+    "vector_samples": "vector samples",
+    "vector_r": "r",
     "lam": "λ",
     "alpha": "α",
     "rho": "ρ",
@@ -30,6 +34,9 @@ _TITLES = {
     "learning_rate": "Attack learning rate",
     "num_samples": "Samples n in the attacker's data",
     "harmful_samples": "Harmful samples in the attacker's data",
+    "adam_epsilon": "Adam's ε",
+    "vector_samples": "Harmful samples that made the vector",
+    "vector_r": "Rank r of the vector",
     "lam": "λ (weight of the defense term)",
     "alpha": "α (length of the simulated step, L2)",
     "rho": "ρ (length of the perturbation, L2)",
@@ -65,7 +72,7 @@ def value_text(key: str, value: Any) -> str:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return visible(str(value).replace("_", " ") if key == "threat_model" else str(value))
-    return scientific(value) if key.endswith("learning_rate") else number(value)
+    return scientific(value) if key.endswith(("learning_rate", "epsilon")) else number(value)
 
 
 def scientific(value: float) -> str:
