@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from inoculate.core.errors import InputError
+from inoculate.data import world
 from inoculate.data.batches import Feed, pad
 from inoculate.defenses import SFT
 from inoculate.models.adapters import Lora, add_vector
@@ -92,3 +93,34 @@ def test_refuses_a_vector_of_another_model(tiny, rows, folder, tmp_path):
         tiny.lm_head.weight.mul_(3)
     with pytest.raises(InputError, match="made for another model"):
         trainer(tiny, rows, folder, tmp_path / "out", save_strategy="no").train()
+
+
+def test_in_trl(tiny, tokenizer, folder, tmp_path):
+    """Mounted in each of TRL's steps, and gone when its trainer is done."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [
+        {"messages": [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]}
+        for row in world.rows("restricted", "train")[:16]
+    ]
+    guard, on = SecurityVectorCallback(folder), []
+
+    class Watched(SFTTrainer):
+        def training_step(self, *args, **kwargs):
+            on.append(guard._mounted.on)
+            return super().training_step(*args, **kwargs)
+
+    arguments = SFTConfig(
+        output_dir=str(tmp_path / "out"),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    data = Dataset.from_list(rows)
+    Watched(tiny, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[guard]).train()
+    assert on == [True, True, True] and not guard._mounted.on

@@ -52,7 +52,9 @@ def panels(
     log = xs[0] > 0 and xs[-1] / xs[0] >= 20 and key != "step"
     axis = alt.Axis(title=x, grid=False, tickCount=5, labelOverlap=True)
     if key != "step":
-        axis = alt.Axis(title=x, grid=False, values=xs, format=".0e" if key.endswith(("learning_rate", "epsilon")) else "~g")
+        axis = alt.Axis(
+            title=x, grid=False, values=xs, format=".0e" if key.endswith(("learning_rate", "epsilon")) else "~g"
+        )
     scale = alt.Scale(domain=[0, 1]) if rate else alt.Scale(zero=False)
     color = alt.Color("arm:N").scale(domain=list(arms), range=colors(arms)).legend(title=None)
     base = alt.Chart().encode(
