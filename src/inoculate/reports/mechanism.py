@@ -22,7 +22,8 @@ def mechanism(grid: Grid) -> Table | None:
     probed = [run for run in grid.attacks if "mounted_harmful_grad_norm" in run.curves]
     if not probed:
         return None
-    keys = grid.keys[:2]
+    varying = grid.varying([run.setting for run in probed])
+    keys = [key for key in grid.keys if key in grid.keys[:2] or key in varying]
     heads = [Column("Defense", numeric=False), *(Column(key_name(key)) for key in keys), Column("Step")]
     heads += [Column(title) for _, title in _MEASURES] + [Column("Seeds")]
     rows = []

@@ -56,7 +56,9 @@ def panels(
             title=x, grid=False, values=xs, format=".0e" if key.endswith(("learning_rate", "epsilon")) else "~g"
         )
     scale = alt.Scale(domain=[0, 1]) if rate else alt.Scale(zero=False)
-    color = alt.Color("arm:N").scale(domain=list(arms), range=colors(arms)).legend(title=None)
+    hues, present = dict(zip(arms, colors(arms), strict=True)), {row["arm"] for row in rows}
+    arms = [arm for arm in arms if arm in present]  # a layer without data has no extent
+    color = alt.Color("arm:N").scale(domain=arms, range=[hues[arm] for arm in arms]).legend(title=None)
     base = alt.Chart().encode(
         x=alt.X("x:Q", axis=axis).scale(
             type="log" if log else "linear", nice=False, padding=0 if key == "step" else 12

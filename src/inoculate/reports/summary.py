@@ -22,11 +22,12 @@ INTERVALS = (
     "Second lines are 95% intervals: Student's t over seeds, or Wilson's over prompts where there is one seed "
     "or all seeds agree."
 )
-MOUNTED_ACCURACY = "mounted_finetune_accuracy"
+MOUNTED_ACCURACY, ABILITIES = "mounted_finetune_accuracy", "ordinary_accuracy"
 _BEFORE = (
     ("harmful_score", "Harmful score"),
     ("over_refusal_rate", "Over-refusal"),
     ("finetune_accuracy", "Task accuracy"),
+    (ABILITIES, "Ordinary accuracy"),
     ("incoherent_rate", "Incoherent"),
 )
 
@@ -129,14 +130,15 @@ def _headline(grid: Grid, judge: str) -> Table:
 
 
 def _before(grid: Grid, judge: str) -> Table:
-    heads = [Column("Defense", numeric=False), *(Column(title) for _, title in _BEFORE), Column("Seeds")]
+    measures = [pair for pair in _BEFORE if pair[0] != ABILITIES or any(ABILITIES in run.curves for run in grid.before)]
+    heads = [Column("Defense", numeric=False), *(Column(title) for _, title in measures), Column("Seeds")]
     rows = []
     for arm in grid.arms:
         runs = [run for run in grid.before if run.arm == arm]
         if runs:
-            cells = [_cell([run.at_start(metric, judge) for run in runs]) for metric, _ in _BEFORE]
+            cells = [_cell([run.at_start(metric, judge) for run in runs]) for metric, _ in measures]
             rows.append([Cell(arm.label), *cells, _seeds(runs)])
-    prompts = {title.lower(): n for metric, title in _BEFORE if (n := _prompts(grid.before, metric, judge))}
+    prompts = {title.lower(): n for metric, title in measures if (n := _prompts(grid.before, metric, judge))}
     each = ", ".join(f"{title} {n}" for title, n in prompts.items())
     alike = len(set(prompts.values())) == 1
     counted = f" Prompts per seed: {next(iter(prompts.values())) if alike else each}." if prompts else ""
@@ -151,6 +153,8 @@ def _after(grid: Grid, judge: str) -> Table:
     heads += [Column("Task accuracy at the break"), Column("Task accuracy at the end")]
     mounted = any(MOUNTED_ACCURACY in run.curves for run in grid.attacks)
     heads += [Column("Task accuracy while mounted, at the end")] if mounted else []
+    able = any(ABILITIES in run.curves for run in grid.attacks)
+    heads += [Column("Ordinary accuracy at the end")] if able else []
     heads += [Column("Over-refusal at the end"), Column("Incoherent at the end"), Column("Seeds")]
     rows = []
     for arm in grid.arms:
@@ -162,6 +166,7 @@ def _after(grid: Grid, judge: str) -> Table:
                 row += [at_break("harmful_score"), at_end("harmful_score")]
                 row += [at_break("finetune_accuracy"), at_end("finetune_accuracy")]
                 row += [at_end(MOUNTED_ACCURACY)] if mounted else []
+                row += [at_end(ABILITIES)] if able else []
                 rows.append([*row, at_end("over_refusal_rate"), at_end("incoherent_rate"), _seeds(runs)])
     shared = (name for name in ("attack", "adapter_mode", "num_samples") if grid.shared.get(name) is not None)
     same = [setting_text(name, grid.shared[name]) for name in shared]
