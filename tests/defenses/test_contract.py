@@ -119,6 +119,25 @@ def test_loss_weight_scales(defense, tiny, batches):
 
 
 @defenses
+def test_autocast_keeps_no_weight_that_was_moved(defense, tiny, batches):
+    """Autocast caches its bf16 copies of the weights: a pass on shifted weights must not see the old ones."""
+    model = add_lora(tiny, LORA, seed=0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for cached in (True, False):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            measured = defense.backward(model, needed(defense, batches))
+        found.append((measured, grads(model)))
+    assert found[0][0] == found[1][0]
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        assert a is None or torch.equal(a, b)
+
+
+@defenses
 def test_bf16_base_under_fp32_adapters(defense, tiny, batches):
     model = add_lora(tiny.to(torch.bfloat16), LORA, seed=0)
     defense.backward(model, needed(defense, batches))

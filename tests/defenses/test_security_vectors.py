@@ -82,6 +82,16 @@ def test_min_min_moves_a_copy_of_the_backbone(steps):
     assert not model.b.requires_grad and model.v.requires_grad
 
 
+def test_min_min_under_autocast(model, batches):
+    found = []
+    for cached in (True, False):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            defense = SecurityVector(kl_weight=0, inner_steps=2, inner_learning_rate=0.1)
+            found.append(defense.backward(model, batches)["harmful_loss"])
+    assert found[0] == found[1]
+
+
 def test_min_min_needs_a_backbone():
     """A model that is trainable as a whole has none to move."""
     model = Bowls((3.0, 4.0))

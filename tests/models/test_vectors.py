@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from inoculate.core.errors import InputError
 from inoculate.models.adapters import VECTOR, Lora, add_lora, add_vector
-from inoculate.models.vectors import ABOUT, Mounted, check_backbone, mounted, probe, read_vector
+from inoculate.models.vectors import ABOUT, Mounted, check_backbone, check_mountable, mounted, probe, read_vector
 from inoculate.models.weights import loss_and_grad
 
 LORA = Lora(r=4, lora_alpha=8, target_modules="all-linear")
@@ -185,6 +185,17 @@ def renamed_layer(folder):
     save_file({k.replace("q_proj", "query"): v for k, v in tensors.items()}, folder / "adapter_model.safetensors")
 
 
+def one_dimensional(folder):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(name for name in tensors if "lora_B" in name)
+    save_file(tensors | {name: tensors[name].flatten()}, folder / "adapter_model.safetensors")
+
+
+def diverged(folder):
+    file = folder / ABOUT
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "diverged"}))
+
+
 def no_probe(folder):
     (folder / ABOUT).write_text("{}")
 
@@ -203,6 +214,8 @@ def no_probe(folder):
         (lambda f: edit(f, use_dora=True), "use_dora: a security vector is a plain LoRA"),
         (lambda f: edit(f, peft_type="IA3"), "peft_type: not a LoRA"),
         (renamed_layer, "made for another model: this one has no such layer"),
+        (one_dimensional, "not of the rank"),
+        (diverged, "status: the training of this vector diverged"),
         (no_probe, "the probe of the backbone is missing"),
     ],
 )
@@ -210,6 +223,13 @@ def test_refuses(tiny, folder, break_it, message):
     break_it(folder)
     with pytest.raises(InputError, match=message), mounted(tiny, folder):
         pass
+
+
+def test_what_could_not_be_mounted_is_not_trained(tiny):
+    check_mountable(add_vector(copy.deepcopy(tiny), LORA, seed=0))
+    embedding = add_vector(copy.deepcopy(tiny), Lora(r=2, target_modules=("q_proj", "embed_tokens")), seed=0)
+    with pytest.raises(InputError, match=r"lora.target_modules: a security vector sits on linear layers alone"):
+        check_mountable(embedding)
 
 
 def test_refuses_another_shape(folder, tokenizer):

@@ -88,6 +88,26 @@ def test_what_is_saved_and_evaluated_on_the_way_is_without_it(tiny, rows, folder
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), tiny.parameters(), strict=True))
 
 
+def test_a_run_after_one_that_broke_off_mounts_it_once(tiny, rows, folder, tmp_path):
+    """No callback hears of an exception inside a step: the next run takes the vector out first."""
+    made = trainer(tiny, rows, folder, tmp_path / "out", save_strategy="no")
+    step = made.training_step
+
+    def failing(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    made.training_step = failing
+    with pytest.raises(RuntimeError):
+        made.train()
+    seen = []
+    made.training_step = lambda *args, **kwargs: (
+        seen.append(sum(len(module._forward_hooks) for module in tiny.modules())) or step(*args, **kwargs)
+    )
+    made.train()
+    assert set(seen) == {14}  # one on each linear layer of two
+    assert not any(module._forward_hooks for module in tiny.modules())
+
+
 def test_refuses_a_vector_of_another_model(tiny, rows, folder, tmp_path):
     with torch.no_grad():
         tiny.lm_head.weight.mul_(3)

@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from inoculate.core.errors import InputError
 from inoculate.data.batches import Feed, pad
-from inoculate.defenses import SFT, Booster, Lisa
+from inoculate.defenses import SFT, Booster, Lisa, SecurityVector
 from inoculate.models.sandbox import TinyLlama
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
@@ -49,6 +49,16 @@ def trainer(model, rows, defense, out, batch=8, parts=1):
         defense=defense,
         role_datasets={role: Rows(rows[role][:8]) for role in ("harmful", "guide")},
     )
+
+
+def test_refuses_what_a_trainer_cannot_train(tokenizer, rows, tmp_path):
+    model = TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    with pytest.raises(InputError, match="defense: this defense does not train a model by `train_dataset`"):
+        trainer(model, rows, SecurityVector(), tmp_path)
+    lisa = trainer(model, rows, Lisa(), tmp_path)
+    lisa.state.global_step, lisa.state.max_steps = 2, 4
+    with pytest.raises(InputError, match="resume_from_checkpoint: lisa keeps something between steps"):
+        lisa._objective(model)
 
 
 @pytest.mark.parametrize("defense", [SFT(), Booster(), Lisa(align_steps=1, user_steps=2, rho=50)])

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt, model_validator
 
 from inoculate.attacks.guards import Guard, LisaGuard, MountedVector
 from inoculate.core.errors import InputError
+from inoculate.core.hashing import tree_sha256
 from inoculate.core.types import Defense, Rate, Value
 from inoculate.data.mix import Mix, Part, poisoned
 from inoculate.data.templates import Template
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Finetune(Value):
-    """`num_samples` rows, a share `poison_ratio` of them harmful, learned by plain SFT.
+    """`num_samples` rows, a share `poison_ratio` of them harmful, learned by SFT, or as the provider's guard has it.
 
     Source: Huang et al., arXiv:2409.01586, §5.1; their defaults are p = 0.1, n = 1000, learning rate 1e-5, 20 epochs.
     """
@@ -138,10 +140,16 @@ def _needed(value: Any, field: str) -> Any:
 
 
 def guard_params(attack: Finetune) -> dict[str, Any]:
-    """The guard's hyperparameters as they stand on records."""
-    if attack.guard is None:
-        return {}
-    return attack.guard.model_dump(mode="json", exclude={"name", "folder", "guide"})
+    """The guard's hyperparameters as they stand on records, each under the guard's name: Lisa's ρ is not Vaccine's."""
+    guard = attack.guard
+    if isinstance(guard, LisaGuard):
+        values = guard.model_dump(mode="json", exclude={"name", "guide"})
+        return {f"lisa_{name}": value for name, value in values.items()} | {
+            "lisa_guide": [f"{part.source}:{part.answer}" for part in guard.guide]
+        }
+    if isinstance(guard, MountedVector) and guard.folder is not None:
+        return {"vector": tree_sha256(Path(guard.folder))[:12]}
+    return {}
 
 
 def attack_params(attack: Finetune) -> Mapping[str, Any]:

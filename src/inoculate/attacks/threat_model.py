@@ -47,10 +47,14 @@ class Service(Value):
         Raises:
             InputError: naming the setting that is over its limit.
         """
-        epochs = attack.steps() * attack.training.rows_per_step / attack.num_samples
+        training = attack.training
+        length = ("training.num_train_epochs", training.num_train_epochs, self.max_epochs)
+        if training.max_steps is not None and self.max_epochs is not None:
+            most = training.model_copy(update={"max_steps": None, "num_train_epochs": self.max_epochs})
+            length = ("training.max_steps", training.max_steps, most.steps(attack.num_samples))
         for field, asked, limit in (
-            ("training.learning_rate", attack.training.learning_rate, self.max_learning_rate),
-            ("training.num_train_epochs", round(epochs, 3), self.max_epochs),
+            ("training.learning_rate", training.learning_rate, self.max_learning_rate),
+            length,
             ("num_samples", attack.num_samples, self.max_samples),
         ):
             if limit is not None and asked > limit:
@@ -61,5 +65,7 @@ class Service(Value):
                     expected=f"at most {limit:g}",
                 )
 
+
+LIMITS = frozenset({"max_learning_rate", "max_epochs", "max_samples"})
 
 ThreatModel = Annotated[OpenWeights | Service, Field(discriminator="name")]

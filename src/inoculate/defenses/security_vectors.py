@@ -94,6 +94,7 @@ def _harmful_steps(model: nn.Module, harmful: Batch, steps: int, rate: float) ->
             with torch.no_grad():
                 for weight, grad in zip(backbone, grads, strict=True):
                     weight.sub_(grad, alpha=rate)
+            torch.clear_autocast_cache()
         _swap_trainable(on=vector, off=backbone)
         yield
     finally:
@@ -101,6 +102,7 @@ def _harmful_steps(model: nn.Module, harmful: Batch, steps: int, rate: float) ->
         with torch.no_grad():
             for weight, before in zip(backbone, saved, strict=True):
                 weight.copy_(before)
+        torch.clear_autocast_cache()
 
 
 def _swap_trainable(on: list[nn.Parameter], off: list[nn.Parameter]) -> None:

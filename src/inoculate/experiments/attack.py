@@ -11,7 +11,7 @@ from pydantic import PositiveInt, model_validator
 
 from inoculate.attacks.finetune import Finetune, attack_params, guard_params
 from inoculate.attacks.guards import MountedVector
-from inoculate.attacks.threat_model import OpenWeights, ThreatModel
+from inoculate.attacks.threat_model import LIMITS, OpenWeights, ThreatModel
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import tree_sha256
 from inoculate.core.records import Record, write_records
@@ -45,6 +45,7 @@ class Attack(Stage):
 
     kind: ClassVar[str] = "finetune"
     version: ClassVar[int] = 2
+    unhashed: ClassVar[Mapping[str, Any]] = {"threat_model": LIMITS}
     model: Model
     attack: Finetune
     evaluate: Evaluation
@@ -64,6 +65,11 @@ class Attack(Stage):
             self.threat_model.check(self.attack)
         except InputError as error:
             raise ValueError(str(error)) from None
+        guard = self.attack.guard
+        if (self.vector is not None) != (isinstance(guard, MountedVector) and guard.folder is None):
+            raise ValueError(
+                "a security vector is either trained here (`vector`) or named by its folder, and then guards"
+            )
         return self
 
     def upstream(self) -> Sequence[Stage]:
@@ -183,6 +189,7 @@ class Evaluate(Stage):
 
     kind: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 2
+    unhashed: ClassVar[Mapping[str, Any]] = {"threat_model": LIMITS}
     model: Model
     evaluate: Evaluation
     threat_model: ThreatModel = OpenWeights()
@@ -217,14 +224,17 @@ _DIAGNOSED = 32
 
 
 def _batches(attack: Finetune, tokenizer: Any, device: Any) -> tuple[Batch | None, Batch]:
-    """Some of the user's harmful rows, if there are any, and some of the user's task."""
+    """Some of the user's harmful rows, if there are any, and of the user's task (of its source, if they have none)."""
 
-    def some(part: Part) -> Batch:
-        rows = part.load(attack.seed)[:_DIAGNOSED]
+    bad = attack.harmful_samples
+
+    def some(part: Part, rows_of_user: int) -> Batch:
+        rows = part.model_copy(update={"num_samples": rows_of_user or _DIAGNOSED}).load(attack.seed)[:_DIAGNOSED]
         batch = pad(encode(tokenizer, rows, attack.template, attack.max_length), 0)
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
-    return None if attack.harmful is None else some(attack.harmful), some(attack.task)
+    harmful = some(attack.harmful, bad) if attack.harmful is not None and bad else None
+    return harmful, some(attack.task, attack.num_samples - bad)
 
 
 def _scores(curve: Iterable[dict[str, Any]]) -> dict[str, dict[int, float]]:

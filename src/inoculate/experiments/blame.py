@@ -22,7 +22,7 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
     """The first of pydantic's errors, as an InputError."""
     first = error.errors(include_url=False)[0]
     path, context = first["loc"], first.get("ctx", {})
-    field = ".".join(str(part) for part in _without_tags(path, raw))
+    field = ".".join(str(part) for part in _without_tags(path, raw)) or None
     kind = first["type"]
     if kind == "extra_forbidden":
         known = sorted({name for owner in _models_at(model, path[:-1]) for name in owner.model_fields})
@@ -30,9 +30,8 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
     if kind == "union_tag_invalid":
         known = [name.strip(" '\"") for name in str(context["expected_tags"]).split(",")]
         expected = "one of " + ", ".join(known)
-        return InputError(
-            "unknown name", file=file, field=f"{field}.name", found=context["tag"], expected=expected, known=known
-        )
+        name = f"{field}.name" if field else "name"
+        return InputError("unknown name", file=file, field=name, found=context["tag"], expected=expected, known=known)
     if kind in _EXPECTED:
         return InputError(_EXPECTED[kind], file=file, field=field)
     message = first["msg"].removeprefix("Value error, ")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from inoculate.core.errors import InputError, StageError
@@ -72,6 +73,8 @@ class Stage(Value):
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    unhashed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Fields, as pydantic's `exclude`, that decide whether a stage may run and not what comes out."""
 
     def upstream(self) -> Sequence[Stage]:
         """Stages whose folders `run` reads."""
@@ -89,7 +92,15 @@ class Stage(Value):
     def hash(self) -> str:
         """12 hex digits over the value, its data and everything upstream."""
         above = [stage.folder for stage in self.upstream()]
-        return digest([self.kind, self.version, self.model_dump(mode="json"), self.fingerprints(), above])
+        return digest(
+            [
+                self.kind,
+                self.version,
+                self.model_dump(mode="json", exclude=dict(self.unhashed)),
+                self.fingerprints(),
+                above,
+            ]
+        )
 
     @property
     def folder(self) -> str:

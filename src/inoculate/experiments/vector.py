@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import model_validator
 
-from inoculate.core.records import write_records
+from inoculate.core.records import Record, write_records
 from inoculate.core.types import Value
 from inoculate.data.mix import Mix
 from inoculate.defenses import SecurityVector
 from inoculate.experiments.align import Align
 from inoculate.experiments.base import Pretrained
 from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, open_model, origin
-from inoculate.experiments.stage import Context, Input, Stage, gave_up, save_adapter
+from inoculate.experiments.stage import Context, Input, Stage, gave_up, save_adapter, with_checkpointing
 from inoculate.experiments.store import write_json
 from inoculate.models.adapters import VECTOR, Lora, add_vector
 from inoculate.training.config import Training
@@ -43,14 +44,20 @@ class VectorTraining(Value):
 
     def params(self) -> dict[str, Any]:
         """As they stand on records."""
-        harmful = sum(part.num_samples or 0 for part in self.data.roles["harmful"])
+        counts = [part.num_samples for part in self.data.roles["harmful"]]
+        samples = sum(count for count in counts if count) if all(counts) else None
+        training, objective = self.training, self.objective.model_dump(mode="json", exclude={"name"})
         return {
-            **self.objective.model_dump(mode="json", exclude={"name"}),
-            "vector_samples": harmful or None,
-            "vector_epochs": self.training.num_train_epochs,
-            "vector_learning_rate": self.training.learning_rate,
+            **{f"vector_{name}": value for name, value in objective.items()},
+            "vector_samples": samples,
+            "vector_steps": training.max_steps if samples is None else training.steps(samples),
+            "vector_batch_size": training.rows_per_step,
+            "vector_learning_rate": training.learning_rate,
             "vector_r": self.lora.r,
-            "vector_seed": self.training.seed,
+            "vector_alpha": self.lora.lora_alpha,
+            "vector_target_modules": self.lora.target_modules,
+            "vector_data": {role: [part.source for part in parts] for role, parts in self.data.roles.items()},
+            "vector_seed": training.seed,
         }
 
 
@@ -74,8 +81,17 @@ class Vector(Stage):
     def label(self) -> str:
         return f"security vector for {name_of(self.model)}"
 
+    def provenance(self) -> Record:
+        return replace(
+            origin(self.model),
+            stage=self.folder,
+            guard="security_vector",
+            guard_params=self.vector.params(),
+            threat_model="service",
+        )
+
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
-        from inoculate.models.vectors import ABOUT, probe
+        from inoculate.models.vectors import ABOUT, check_mountable, probe
         from inoculate.training.fit import fit
         from inoculate.training.layout import layout_for
 
@@ -84,6 +100,8 @@ class Vector(Stage):
         model = context.place(model)
         said = probe(model)
         model = add_vector(model, made.lora, training.seed)
+        check_mountable(model)
+        model = with_checkpointing(model, training)
         layout = layout_for(model, training, made.data.max_length)
         roles = {role: made.data.roles[role] for role in made.objective.needs}
         mix = made.data.model_copy(update={"roles": roles})
@@ -97,8 +115,8 @@ class Vector(Stage):
                 file.rename(out / file.name)
             shutil.rmtree(out / VECTOR)
         backbone = self.model.name_or_path if isinstance(self.model, Pretrained) else self.model.folder
-        about = {"backbone": backbone, "probe": said, "vector": made.model_dump(mode="json")}
+        about = {"backbone": backbone, "status": fitted.status, "probe": said, "vector": made.model_dump(mode="json")}
         write_json(out / ABOUT, about)
         if fitted.status == "diverged":
-            write_records(out / "records.jsonl", [gave_up(origin(self.model), context, fitted)])
+            write_records(out / "records.jsonl", [gave_up(self.provenance(), context, fitted)])
         return fitted.status

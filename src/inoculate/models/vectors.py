@@ -64,7 +64,10 @@ def read_vector(folder: str | Path) -> Vector:
             "an adapter, but not a security vector", file=folder, expected=f"{ABOUT}, which `inoculate vector` writes"
         )
     check_adapter(folder, allow_pickle=False)
-    config, probe = read_json(folder / ADAPTER_CONFIG), read_json(folder / ABOUT).get("probe")
+    config, about = read_json(folder / ADAPTER_CONFIG), read_json(folder / ABOUT)
+    if about.get("status") == "diverged":
+        raise InputError("the training of this vector diverged", file=folder / ABOUT, field="status", found="diverged")
+    probe = about.get("probe")
     if not isinstance(probe, list) or not probe or not all(isinstance(value, int | float) for value in probe):
         raise InputError("the probe of the backbone is missing", file=folder / ABOUT, field="probe", found=probe)
     _check_plain(folder, config)
@@ -80,7 +83,7 @@ def read_vector(folder: str | Path) -> Vector:
     for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
         module = name.removesuffix(".lora_A.weight")
         a, b = tensors.pop(name), tensors.pop(f"{module}.lora_B.weight", None)
-        if b is None or len(a) != rank or b.shape[1] != rank:
+        if b is None or a.ndim != 2 or b.ndim != 2 or len(a) != rank or b.shape[1] != rank:
             shapes = f"A {tuple(a.shape)}, B {None if b is None else tuple(b.shape)}"
             raise InputError(
                 "the weights are not of the rank that is configured",
@@ -185,6 +188,26 @@ def mounted(model: nn.Module, vector: Vector | str | Path, *, check: bool = True
         yield handle
     finally:
         handle.unmount()
+
+
+def check_mountable(model: nn.Module) -> None:
+    """Refuse, before it is trained, a vector that could not be mounted.
+
+    Args:
+        model: with the vector's LoRA as its trainable weights.
+
+    Raises:
+        InputError: naming a layer that is not linear, or keeps its weight transposed (GPT-2's).
+    """
+    from torch import nn
+
+    modules = dict(model.named_modules())
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        owner: Any = modules[name.partition(".lora_")[0]]
+        if (".lora_A." not in name and ".lora_B." not in name) or not isinstance(owner.get_base_layer(), nn.Linear):
+            raise InputError("a security vector sits on linear layers alone", field="lora.target_modules", found=name)
 
 
 def _adding(layer: Layer) -> Any:

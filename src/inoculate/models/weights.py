@@ -84,7 +84,8 @@ def add_to_grad(model: nn.Module, grads: Grads) -> None:
 def shifted(model: nn.Module, *, along: Grads, by: float) -> Iterator[None]:
     """Inside the context the trainable weights are w + by · along; afterwards they are w again, from a copy.
 
-    Adding back what was subtracted is not w: in float32 it leaves 0.8 % of weights changed, in bf16 far more.
+    Adding back what was subtracted is not w: in float32 it leaves 0.8 % of weights changed, in bf16 far more. Autocast
+    keeps copies of the weights that it has cast, which must not outlive a shift.
     """
     import torch
 
@@ -92,11 +93,13 @@ def shifted(model: nn.Module, *, along: Grads, by: float) -> Iterator[None]:
     with torch.no_grad():
         saved = [weight.clone() for weight in weights]
         torch._foreach_add_(weights, along, alpha=by)
+    torch.clear_autocast_cache()
     try:
         yield
     finally:
         with torch.no_grad():
             torch._foreach_copy_(weights, saved)
+        torch.clear_autocast_cache()
 
 
 @contextmanager

@@ -71,8 +71,8 @@ def _run(group: Sequence[Record], arm: Arm, keys: Sequence[str]) -> Run:
 
 def _before(measured: list[Run], attacks: Sequence[Run]) -> tuple[Run, ...]:
     """Every aligned model once: its own evaluation, or else step 0 of an attack on it. A guard changes no model."""
-    plain = {run.arm.defense for run in (*measured, *attacks) if not run.arm.guard}
-    started = [run for run in attacks if run.curves and not (run.arm.guard and run.arm.defense in plain)]
+    plain = {_unguarded(run.arm) for run in (*measured, *attacks) if not run.arm.guard}
+    started = [run for run in attacks if run.curves and not (run.arm.guard and _unguarded(run.arm) in plain)]
     seen = {(run.arm, run.seed[:2]): run for run in (*reversed(started), *reversed(measured))}
     return tuple(reversed(list(seen.values())))
 
@@ -91,8 +91,12 @@ def _arms(firsts: Sequence[Record]) -> dict[str, Arm]:
             label = " ".join([defense_name(defense), *(setting_text(name, row.get(name)) for name in telling)])
             text, differ = guards[key]
             settings = {**row, **_settled(member.guard_params)}
-            arms[key] = Arm(label + text, defense, settings, (*telling, *differ), member.guard)
+            arms[key] = Arm(label + text, defense, settings, (*telling, *differ), member.guard, canonical(row))
     return arms
+
+
+def _unguarded(arm: Arm) -> tuple[str, str]:
+    return arm.defense, arm.model
 
 
 def _guard_labels(members: Sequence[Record]) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -35,8 +35,9 @@ def mechanism(grid: Grid) -> Table | None:
                 head = [Cell(value_text(key, setting.get(key)), value=setting.get(key)) for key in keys]
                 rows.append([Cell(arm.label), *head, Cell(number(step)), *cells, Cell(str(len(runs)))])
     note = (
-        "First number: with the vector mounted, as during training. Second line: without it, as served. Of 32 harmful "
-        "rows and 32 of the user's task, over all trainable weights; layer by layer in the records. Means over seeds."
+        "First number: with the vector mounted, as during training. Second line: without it, as served. Of up to 32 "
+        "harmful rows and 32 of the user's task, over all trainable weights; layer by layer in the records. Means over "
+        "seeds."
     )
     return Table("What harmful data can still teach while the vector is mounted", heads, rows, note)
 
@@ -52,4 +53,4 @@ def _mean(runs: Sequence[Run], metric: str, step: int) -> float | None:
 
 
 def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:.2g}"

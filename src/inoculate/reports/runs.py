@@ -36,6 +36,8 @@ class Arm:
     """The hyperparameters in which the arms of this defense differ."""
     guard: str = ""
     """What the provider did inside the attack's training."""
+    model: str = field(default="", compare=False)
+    """The defense's own settings as text, the same whatever guards the model."""
 
 
 @dataclass

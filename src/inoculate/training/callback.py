@@ -15,7 +15,8 @@ class SecurityVectorCallback(TrainerCallback):
     """`Trainer(…, callbacks=[SecurityVectorCallback("my-vector")])`.
 
     The vector is mounted for the training steps alone: whatever the trainer evaluates or saves in between, and the
-    model that it leaves, is without it.
+    model that it leaves, is without it. If training breaks off inside a step (an exception, Ctrl-C), the trainer tells
+    nobody: call `unmount`, or train inside `inoculate.mounted` instead, before that model is served.
 
     Args:
         vector: a security vector, or its folder.
@@ -31,6 +32,7 @@ class SecurityVectorCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Find the layers; refuse a model that the vector was not made for."""
+        self.unmount()  # a run that broke off inside a step never came to its end
         if model is None:
             raise InputError("the trainer has no model", field="model")
         if state.global_step == 0:
@@ -44,12 +46,13 @@ class SecurityVectorCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Unmount: evaluation and saving come between steps."""
-        self._unmount()
+        self.unmount()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Unmount for good."""
-        self._unmount()
+        self.unmount()
 
-    def _unmount(self) -> None:
+    def unmount(self) -> None:
+        """Take the vector out, if it is in."""
         if self._mounted is not None:
             self._mounted.unmount()

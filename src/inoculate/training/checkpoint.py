@@ -90,7 +90,8 @@ def load_checkpoint(
         group["lr"] = rate
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     schedule.load_state_dict(progress["schedule"] | {"lr_lambdas": schedule.state_dict()["lr_lambdas"]})
-    return int(progress["step"]), load_file(folder / "kept.safetensors")
+    kept = folder / "kept.safetensors"
+    return int(progress["step"]), load_file(kept) if kept.exists() else {}
 
 
 def remove_checkpoints(out: Path) -> None:

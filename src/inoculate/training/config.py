@@ -16,7 +16,7 @@ class Training(Value):
     max_steps: NonNegativeInt | None = None
     """Optimizer steps; overrides `num_train_epochs`."""
     num_train_epochs: Positive = 20
-    """Epochs over the role `align`."""
+    """Epochs over the defense's first role."""
     per_device_train_batch_size: PositiveInt = 10
     gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches per optimizer step. Their losses are weighted by answer tokens, so 8 × 1 is 1 × 8."""
@@ -52,7 +52,7 @@ class Training(Value):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def steps(self, rows: int) -> int:
-        """Optimizer steps of a run over `rows` rows of the role `align`."""
+        """Optimizer steps of a run over `rows` rows of the defense's first role."""
         if self.max_steps is not None:
             return self.max_steps
         return max(1, round(self.num_train_epochs * -(-rows // self.rows_per_step)))

@@ -32,6 +32,10 @@ class DefenseTrainer(Trainer):
         self, *args: Any, defense: Defense, role_datasets: Mapping[str, Dataset[Any]] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        if "align" not in defense.needs:
+            raise InputError(
+                "this defense does not train a model by `train_dataset`", field="defense", found=defense.name
+            )
         self.defense = defense
         given = role_datasets or {}
         missing = [role for role in defense.needs if role != "align" and role not in given]
@@ -56,7 +60,14 @@ class DefenseTrainer(Trainer):
         if not isinstance(self.defense, Staged):
             return self.defense
         step = self.state.global_step
-        if self._course is None:
+        if self._course is None or step < self._course_step:
+            if step:
+                raise InputError(
+                    f"{self.defense.name} keeps something between steps, which a trainer's checkpoint does not hold",
+                    field="resume_from_checkpoint",
+                    found=f"step {step}",
+                    expected="a run from its beginning, or `inoculate.fit`, which resumes",
+                )
             self._course = self.defense.start(model, self.state.max_steps)
         if step != self._course_step:
             self._course.before_step(step)
