@@ -222,6 +222,7 @@ def test_a_mistake_is_exit_code_2_and_one_message(command, files, mistake):
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == said
     assert not (files / "new").exists() and not list((files / "there").iterdir())
+    assert not (files / ".new.work").exists()
 
 
 def test_a_vector_and_a_fine_tuning_that_mounts_it(command, files):

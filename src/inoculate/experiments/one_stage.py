@@ -40,11 +40,15 @@ def run_one(
         raise InputError("exists already", file=out, field="--out", expected="a new folder")
     check_device(device)
     check_inputs([stage])
-    store = Store(out.parent / f".{out.name}.work", option="--out")
+    work = out.parent / f".{out.name}.work"
+    resumed = work.exists()
+    store = Store(work, option="--out")
     try:
         with Show(kind.kind) as show:
             store.run(stage, Context(device=device, progress=show.steps))
-    except InoculateError:
+    except InoculateError as error:
+        if isinstance(error, InputError) and not resumed:
+            shutil.rmtree(work, ignore_errors=True)  # to run again would not help: there is nothing to keep
         raise
     except Exception as error:
         raise StageError(f"{stage.label()}: {type(error).__name__}: {error}") from error
