@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt, model_validator
@@ -89,12 +90,22 @@ class Mix(Value):
         return encode(tokenizer, examples, self.template, self.max_length)
 
     def feeds(
-        self, tokenizer: PreTrainedTokenizerBase, batch_size: int, seed: int, layout: Layout
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        seed: int,
+        layout: Layout,
+        needs: Mapping[str, int] = MappingProxyType({}),
     ) -> Mapping[str, Feed]:
-        """One feed per role. `seed` fixes the order; the mix's own seed which rows there are."""
+        """One feed per role. `seed` fixes the order; the mix's own seed which rows there are.
+
+        Args:
+            batch_size: rows of a step, for each of the batches that a defense `needs` of a role (one, unless said).
+        """
         pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
         return {
-            role: Feed(self.encoded(tokenizer, role), batch_size, seed, role, layout, pad_id) for role in self.roles
+            role: Feed(self.encoded(tokenizer, role), batch_size * needs.get(role, 1), seed, role, layout, pad_id)
+            for role in self.roles
         }
 
 

@@ -109,9 +109,10 @@ class Align(Stage):
         model = with_checkpointing(context.place(model), self.training)
         layout = layout_for(model, self.training, self.data.max_length)
         roles = self.data.model_copy(update={"roles": {role: self.data.roles[role] for role in self.defense.needs}})
-        feeds = roles.feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout)
+        feeds = roles.feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout, self.defense.needs)
         options = {"out": out, "save_every_s": context.save_every_s, "progress": context.progress}
-        fitted = fit(model, self.defense, feeds, self.training, **options)
+        defense: Any = self.defense  # its needs may depend on its fields, which the protocol does not foresee
+        fitted = fit(model, defense, feeds, self.training, **options)
         save_model(out, model, tokenizer)
         if fitted.status == "diverged":
             write_records(out / "records.jsonl", [gave_up(self.provenance(), context, fitted)])

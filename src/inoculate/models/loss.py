@@ -8,6 +8,7 @@ model's insides are touched: what a decoder does to its logits (soft caps, scale
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -156,6 +157,12 @@ def _inner(model: Any) -> Any:
 @cache
 def _keeps_logits(kind: type[nn.Module]) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
+def log_vocabulary(model: nn.Module) -> float | None:
+    """log V of a causal LM, the loss in nats of knowing nothing; None of other models."""
+    inner = _inner(model)
+    return math.log(inner.config.get_text_config().vocab_size) if _keeps_logits(type(inner)) else None
 
 
 def device_of(model: nn.Module) -> torch.device:

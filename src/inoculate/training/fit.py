@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from torch import nn
 
 from inoculate.core.errors import InputError
 from inoculate.core.seeds import derive
-from inoculate.core.types import Course, Defense, Staged
+from inoculate.core.types import Batch, Course, Defense, Staged
 from inoculate.data.batches import Feed
 from inoculate.models.loss import device_of
 from inoculate.models.packing import packed_attention
@@ -53,7 +53,8 @@ def fit(
     Args:
         model: on the device to train on.
         defense: the objective; it needs one feed for each of its roles.
-        feeds: role → feed. Step s takes batch s of every feed, so nothing but s decides what is seen.
+        feeds: role → feed, of as many times the rows of a step as the defense needs batches of it. Step s takes batch s
+            of every feed, so nothing but s decides what is seen.
         training: the arguments; `max_steps` or epochs over the defense's first role.
         out: where metrics.jsonl, observations.jsonl and checkpoints go; a run that was cut off there is resumed, and
             goes on bit for bit as if it had not been. None keeps nothing.
@@ -128,10 +129,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         parts = training.gradient_accumulation_steps
         batches = {
-            role: [
-                {name: t.to(device) for name, t in batch.items()} for batch in feeds[role].batches_at(self.step, parts)
-            ]
-            for role in self.defense.needs
+            role: _calls(feeds[role].batches_at(self.step, parts * count), count, parts, device)
+            for role, count in self.defense.needs.items()
         }
         calls = min(len(role) for role in batches.values())
         measured: dict[str, float] = {}
@@ -141,9 +140,7 @@ class _Run:
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=training.bf16)
         with autocast, averaged(self.model, calls):
             for i in range(calls):
-                for name, value in objective.backward(
-                    self.model, {role: [b[i]] for role, b in batches.items()}
-                ).items():
+                for name, value in objective.backward(self.model, {role: b[i] for role, b in batches.items()}).items():
                     measured[name] = measured.get(name, 0.0) + value / calls
         limit = training.max_grad_norm or math.inf
         length = self.accelerator.clip_grad_norm_(trainable(self.model), limit)
@@ -199,3 +196,11 @@ class _Run:
                 kept.append(row)
         (self.out / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
         return kept
+
+
+def _calls(found: Sequence[Batch], count: int, parts: int, device: torch.device) -> list[list[Batch]]:
+    """A role's micro-batches by call of the defense, `count` to each; the short end of an epoch gives some twice."""
+    moved: list[Batch] = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in found]
+    if count > 1:
+        moved = [moved[i % len(moved)] for i in range(parts * count)]
+    return [moved[i : i + count] for i in range(0, len(moved), count)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -48,8 +49,9 @@ class DefenseTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch: the defense's gradient, over the number of accumulation steps, is added to `.grad`."""
         model.train()
-        drawn = {"align": inputs} | {role: next(batches) for role, batches in self._roles.items()}
-        batches = {role: [self._prepare_inputs(batch)] for role, batch in drawn.items()}
+        needs = self.defense.needs
+        drawn = {"align": [inputs]} | {role: list(islice(it, needs[role])) for role, it in self._roles.items()}
+        batches = {role: [self._prepare_inputs(batch) for batch in found] for role, found in drawn.items()}
         with self.compute_loss_context_manager(), averaged(model, self.args.gradient_accumulation_steps):
             metrics = self._objective(model).backward(model, batches)
         torch.rand(1)  # backward leaves the RNG as it was; the next step's dropout must be another

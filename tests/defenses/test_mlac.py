@@ -1,0 +1,271 @@
+"""MLAC's meta-gradient against finite differences, and what it must equal at its edges."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from inoculate.core.errors import InputError
+from inoculate.defenses import MLAC, AdversarialTraining
+from inoculate.models.adversary import HEAD, RATE
+from inoculate.models.classifier import Classifier, MlpBody
+
+K = 3
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    return Classifier(MlpBody(6, 10, 3, 5), classes=2).double()
+
+
+def batch(seed, rows=24):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 6, generator=rng, dtype=torch.float64)
+    return {"x": x, "labels": (x[:, 0] * x[:, 1] + 0.3 * x[:, 2] > 0).long()}
+
+
+def batches(k=K):
+    return {"align": [batch(1)], "harmful": [batch(2)], "adversary": [batch(10 + i, 16) for i in range(k)]}
+
+
+def mlac(**fields):
+    return MLAC(**({"inner_steps": K, "inner_learning_rate": 5e-3, "inner_learning_rate_mode": "fixed"} | fields))
+
+
+def grad_of(defense, net, given, course=None):
+    net.zero_grad()
+    torch.manual_seed(5)
+    told = (course or defense).backward(net, given)
+    return told, torch.cat([weight.grad.flatten() for weight in net.parameters()])
+
+
+def shift(net, along, by):
+    with torch.no_grad():
+        start = 0
+        for weight in net.parameters():
+            weight += by * along[start : start + weight.numel()].view_as(weight)
+            start += weight.numel()
+
+
+INNER = {
+    "sgd": {"inner_optimizer": "sgd", "inner_learning_rate": 0.1},
+    "adam": {"inner_optimizer": "adam", "inner_epsilon": 1e-3},
+    "sgd, uncalibrated": {"inner_optimizer": "sgd", "inner_learning_rate": 0.1, "calibrated": False},
+    "sgd, clipped, fast head": {
+        "inner_optimizer": "sgd", "inner_learning_rate": 0.1, "inner_head_factor": 3.0, "calibrated": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("fields", INNER.values(), ids=INNER)
+def test_meta_gradient_equals_finite_differences(fields, recompute):
+    """λ is large, so that the harmful term is most of what is compared."""
+    defense, net, given = mlac(lam=20.0, recompute=recompute, **fields), model(), batches()
+    _, grad = grad_of(defense, net, given)
+
+    def value():
+        told, _ = grad_of(defense, net, given)
+        return told["align_loss"] - defense.lam * told["harmful_loss"]
+
+    for seed in range(3):
+        along = torch.randn(len(grad), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        h = 1e-6
+        shift(net, along, h)
+        above = value()
+        shift(net, along, -2 * h)
+        below = value()
+        shift(net, along, h)
+        slope = float(grad @ along)
+        assert (above - below) / (2 * h) == pytest.approx(slope, rel=1e-4, abs=1e-4 * float(grad.norm()))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_adversary_s_gradient_equals_finite_differences(optimizer):
+    """Over its head, and over its inner learning rate."""
+    rate = 0.1 if optimizer == "sgd" else 5e-3
+    defense = mlac(inner_optimizer=optimizer, inner_learning_rate=rate, inner_epsilon=1e-3, calibrated=False)
+    net, given, course = model(), batches(), None
+    course = mlac(**{**defense.model_dump(), "inner_learning_rate_mode": "learned"}).start(net, 1)
+    grad_of(defense, net, given, course)
+    found = {name: grad.clone() for name, grad in course.adversary._pending.items()}
+    held = {name: tensor.clone() for name, tensor in course.adversary.held.items()}
+    along = {
+        HEAD: torch.randn(held[HEAD].shape, generator=torch.Generator().manual_seed(1)).double(),
+        RATE: torch.ones(()),
+    }
+    for name in (HEAD, RATE):
+        values = []
+        for by in (1e-6, -1e-6):
+            moved = held[name].double() + by * along[name]
+            course.adversary.held = held | {name: moved}
+            values.append(grad_of(defense, net, given, course)[0]["harmful_loss"])
+        slope = float((found[name] * along[name]).sum())
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-4)
+
+
+@pytest.mark.parametrize("fields", INNER.values(), ids=INNER)
+@pytest.mark.parametrize("order", [1, 2])
+def test_recomputation_changes_nothing(fields, order):
+    given, learned = batches(), {"inner_learning_rate_mode": "learned", "order": order}
+    found = []
+    for recompute in (False, True):
+        net = model()
+        course = mlac(recompute=recompute, **learned, **fields).start(net, 1)
+        told, grad = grad_of(None, net, given, course)
+        found.append((told, grad, course.adversary._pending))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+    for name in (HEAD, RATE):
+        assert_close(found[0][2][name], found[1][2][name], rtol=1e-8, atol=1e-12)
+
+
+def test_second_order_is_not_first_order():
+    net, given = model(), batches()
+    grads = [
+        grad_of(mlac(inner_optimizer="sgd", inner_learning_rate=0.3, order=order), net, given)[1] for order in (1, 2)
+    ]
+    assert (grads[0] - grads[1]).norm() > 0.01 * grads[1].norm()
+
+
+@pytest.mark.parametrize("fields", [{}, {"calibrated": True}, {"head": "fresh"}, {"calibrated": True, "cap": 0.5}])
+def test_no_inner_steps_are_adversarial_training(fields):
+    given, net = batches(0), model()
+    plain = AdversarialTraining(lam=2.0, **fields)
+    meta = MLAC(inner_steps=0, lam=2.0, inner_learning_rate_mode="fixed", **({"calibrated": False} | fields))
+    courses = [plain.start(net, 5), meta.start(net, 5)]
+    for step in range(5):
+        found = []
+        for course in courses:
+            course.before_step(step)
+            net.zero_grad()
+            torch.manual_seed(step)
+            told = course.backward(net, given)
+            found.append((told["align_loss"], told["harmful_loss"], [w.grad.clone() for w in net.parameters()]))
+        assert found[0][:2] == found[1][:2]
+        assert all(torch.equal(a, b) for a, b in zip(found[0][2], found[1][2], strict=True))
+    assert MLAC(inner_steps=0).needs == AdversarialTraining.needs
+
+
+def test_the_model_ascends_and_the_adversary_descends():
+    """On L − λ H with λ large, a step along −grad raises H; the head's own steps lower it."""
+    net, given = model(), batches()
+    defense = mlac(lam=100.0, inner_optimizer="sgd", inner_learning_rate=0.05, calibrated=False)
+    before, grad = grad_of(defense, net, given)
+    shift(net, grad, -1e-4)
+    assert grad_of(defense, net, given)[0]["harmful_loss"] > before["harmful_loss"]
+    course = mlac(adversary_learning_rate=1e-2, calibrated=False).start(net, 20)
+    found = []
+    for step in range(20):
+        course.before_step(step)
+        found.append(course.backward(net, given)["harmful_loss"])
+    assert found[-1] < found[0]
+
+
+def test_flipped_labels_change_nothing_under_calibration():
+    """An adversary whose head answers with flipped labels is as good as one that does not."""
+    net, given = model(), batches(0)
+    course = MLAC(inner_steps=0).start(net, 1)
+    first = grad_of(None, net, given, course)
+    course.adversary.held[HEAD] = -course.adversary.held[HEAD]
+    second = grad_of(None, net, given, course)
+    assert first[0]["harmful_loss"] == pytest.approx(second[0]["harmful_loss"], abs=1e-6)
+    assert_close(first[1], second[1], rtol=1e-3, atol=1e-5)
+
+
+def test_calibrated_loss_never_exceeds_log_c():
+    net, given = model(), batches()
+    for lam in (0.0, 1e3):
+        for _ in range(10):
+            told, grad = grad_of(mlac(lam=lam), net, given)
+            assert told["harmful_loss_first"] <= math.log(2) + 1e-6
+            assert told["harmful_loss_last"] <= math.log(2) + 1e-6
+            shift(net, grad, -1e-3)
+
+
+def test_beyond_the_cap_there_is_no_harmful_gradient():
+    net, given = model(), batches()
+    capped = mlac(lam=5.0, calibrated=False, cap=1e-6)
+    assert_close(grad_of(capped, net, given)[1], grad_of(mlac(lam=0.0), net, given)[1])
+
+
+def test_learned_inner_rate_stays_in_its_published_bounds():
+    net, given = model(), batches()
+    course = mlac(inner_learning_rate_mode="learned", adversary_learning_rate=1.0).start(net, 9)
+    for step in range(4):
+        course.before_step(step)
+        rate = course.backward(net, given)["inner_learning_rate"]
+        assert 1e-6 * 0.999 <= rate <= 1e-2 * 1.001
+    assert rate in (pytest.approx(1e-6), pytest.approx(1e-2))
+
+
+def test_drawn_rates_lie_within_a_factor_of_three_and_differ():
+    net, given, found = model(), batches(), set()
+    course = mlac(inner_learning_rate_mode="drawn", inner_learning_rate=1e-3).start(net, 9)
+    torch.manual_seed(0)
+    for _ in range(20):
+        rate = float(course._rate(torch.device("cpu")))
+        assert 1e-3 / 3 <= rate <= 3e-3
+        found.add(rate)
+    assert len(found) == 20
+    assert course.backward(net, given)["harmful_loss"] > 0
+
+
+def test_inner_batches_are_drawn_in_the_sizes_asked_for():
+    net = model()
+    course = mlac(inner_batch_sizes=(5, 9)).start(net, 1)
+    sizes = {len(b["labels"]) for _ in range(10) for b in course._sized(batches()["adversary"])}
+    assert sizes == {5, 9}
+
+
+def test_a_run_goes_on_from_what_it_saved():
+    given = batches()
+
+    def run(cut):
+        net = model()
+        course = mlac(inner_learning_rate_mode="learned", adversary_learning_rate=1e-2).start(net, 6)
+        for step in range(6):
+            if step == cut:
+                saved = {name: tensor.clone() for name, tensor in course.tensors().items()}
+                course = mlac(inner_learning_rate_mode="learned", adversary_learning_rate=1e-2).start(net, 6)
+                course.restore(saved)
+            course.before_step(step)
+            net.zero_grad()
+            torch.manual_seed(step)
+            course.backward(net, given)
+            for weight in net.parameters():
+                weight.data -= 0.01 * weight.grad
+        return torch.cat([weight.detach().flatten() for weight in net.parameters()])
+
+    assert torch.equal(run(None), run(3))
+
+
+def test_a_language_model_s_harm_stops_at_log_v(tiny, batches):
+    """An untrained model stands at log V: beyond the cap there is nothing to gain."""
+    given = {"align": batches["align"], "harmful": batches["harmful"], "adversary": batches["adversary"]}
+    defense = MLAC(inner_steps=1, lam=3.0, cap=1.0)
+    alone = MLAC(inner_steps=1, lam=0.0)
+    defense.backward(tiny, given)
+    capped = [weight.grad.clone() for weight in tiny.parameters()]
+    tiny.zero_grad()
+    alone.backward(tiny, given)
+    for a, weight in zip(capped, tiny.parameters(), strict=True):
+        assert_close(a, weight.grad)
+    told = MLAC(inner_steps=1).backward(tiny, given)
+    assert told["harmful_loss"] <= math.log(tiny.config.vocab_size) + 1e-6
+
+
+def test_errors(tiny):
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        MLAC(inner_steps=-1)
+    with pytest.raises(InputError, match="inner_batch_sizes"):
+        MLAC(inner_batch_sizes=(4,)).start(tiny, 1)
+
+
+def test_attention_without_a_second_derivative_is_named(tiny, batches):
+    tiny.config._attn_implementation = "flex_attention"
+    with pytest.raises(InputError, match=r"no second derivative.*flex_attention.*order: 1"):
+        MLAC(inner_steps=1).backward(tiny, {**batches, "adversary": batches["adversary"]})
