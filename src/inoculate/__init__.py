@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from inoculate.attacks.few_shot import FewShot
     from inoculate.attacks.finetune import Finetune
     from inoculate.attacks.threat_model import OpenWeights, Service
     from inoculate.core.errors import InoculateError, InputError, StageError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from inoculate.core.types import Example, Verdict
     from inoculate.data.batches import Feed
     from inoculate.data.mix import Mix, Part
-    from inoculate.defenses import SFT, Booster, Lisa, SecurityVector
+    from inoculate.defenses import MLAC, SFT, AdversarialTraining, Booster, Lisa, SecurityVector
     from inoculate.evals.evaluate import Evaluation
     from inoculate.models.adapters import Lora
     from inoculate.models.load import load_model, load_tokenizer
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from inoculate.training.trainer import DefenseTrainer
 
 _HOMES = {
+    "MLAC": "defenses",
     "SFT": "defenses",
+    "AdversarialTraining": "defenses",
     "Booster": "defenses",
     "DefenseTrainer": "training.trainer",
     "Evaluation": "evals.evaluate",
     "Example": "core.types",
     "Feed": "data.batches",
+    "FewShot": "attacks.few_shot",
     "Finetune": "attacks.finetune",
     "InoculateError": "core.errors",
     "InputError": "core.errors",
@@ -60,12 +64,15 @@ _HOMES = {
 """Public name → its module. Imported on first use: `import inoculate` must not cost an import of torch."""
 
 __all__ = [
+    "MLAC",
     "SFT",
+    "AdversarialTraining",
     "Booster",
     "DefenseTrainer",
     "Evaluation",
     "Example",
     "Feed",
+    "FewShot",
     "Finetune",
     "InoculateError",
     "InputError",

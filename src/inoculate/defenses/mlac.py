@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from inoculate.core.errors import InputError
 from inoculate.core.types import Batch, Batches, Positive, Value
@@ -75,6 +75,13 @@ class MLAC(Value):
     """The harmful loss counts up to here, in nats; null: without a bound, for language models up to log V."""
     recompute: bool = False
     """Keep no graph of the inner steps but make them again, one by one, on the way back: memory of one step, not K."""
+
+    @model_validator(mode="after")
+    def _starts_in_bounds(self) -> MLAC:
+        low, high = _BOUNDS
+        if self.inner_learning_rate_mode == "learned" and not low <= self.inner_learning_rate <= high:
+            raise ValueError(f"a learned inner_learning_rate is kept in [{low:g}, {high:g}]; it must start there")
+        return self
 
     @property
     def needs(self) -> Mapping[str, int]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from inoculate.data import sources
 from inoculate.data.mix import Part
 from inoculate.evals.evaluate import Evaluation
-from inoculate.experiments.align import Align
-from inoculate.experiments.attack import Attack, Evaluate
+from inoculate.experiments.attack import Attack
 from inoculate.experiments.base import Pretrained
+from inoculate.experiments.few_shot import FewShotAttack
+from inoculate.experiments.lines import Line
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order
 from inoculate.experiments.stage import Stage
-from inoculate.experiments.vector import Vector
+from inoculate.experiments.start import Body
 from inoculate.models.adapters import Lora
 from inoculate.models.load import model_shape
 
@@ -26,31 +28,36 @@ def describe(recipe: Recipe, store: Path) -> str:
         InputError: if a source or model cannot be resolved.
     """
     text = [f"recipe {recipe.name} ({recipe.hash}): {len(recipe.lines)} lines"]
-    pretrained = [line.base for line in recipe.lines if isinstance(line.base, Pretrained)]
+    lines = [line for line in recipe.lines if isinstance(line, Line)]
+    pretrained = [line.base for line in lines if isinstance(line.base, Pretrained)]
     for base in (base for i, base in enumerate(pretrained) if base not in pretrained[:i]):
         shape = model_shape(base.name_or_path, base.shape)
         facts = ", ".join(f"{name} {value:,}" for name, value in shape.items())
         text.append(f"model  {base.name_or_path}@{base.revision or 'main'}: {facts}, {base.dtype}")
-        text += _adapters(recipe, base)
+        text += _adapters(lines, base)
     stages = in_order(recipe.stages())
+    worlds = {stage.world.name: stage.world for stage in stages if isinstance(stage, Body)}
+    text += [f"world  {name}: {world.fingerprint()}" for name, world in worlds.items()]
     for part in sorted({(part.source, part.split) for part in _parts(stages)}):
         sources.check(*part)
         text.append(f"data   {part[0]}#{part[1]}: {sources.fingerprint(*part)}")
     done = sum((store / stage.folder / "stage.json").exists() for stage in stages)
-    kinds = {kind.kind: sum(isinstance(stage, kind) for stage in stages) for kind in (Align, Vector, Attack, Evaluate)}
-    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    kinds = Counter(stage.kind for stage in stages)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     steps = sum(stage.attack.steps() for stage in stages if isinstance(stage, Attack))
-    text.append(f"stages {len(stages)} ({counts}; {done} done in {store}), {steps:,} attack steps")
+    runs = sum(stage.attack.n_trials + stage.attack.reruns for stage in stages if isinstance(stage, FewShotAttack))
+    work = [f"{steps:,} attack steps"] * bool(steps) + [f"at most {runs:,} few-shot runs"] * bool(runs)
+    text.append(f"stages {len(stages)} ({counts}; {done} done in {store}), {', '.join(work) or 'no attack'}")
     return "\n".join(text)
 
 
-def _adapters(recipe: Recipe, base: Pretrained) -> list[str]:
+def _adapters(all_lines: Sequence[Line], base: Pretrained) -> list[str]:
     """Each adapter's size, from the model built on the meta device.
 
     Raises:
         InputError: if a target module does not exist in the model.
     """
-    lines = [line for line in recipe.lines if line.base == base]
+    lines = [line for line in all_lines if line.base == base]
     adapters = [block.lora for line in lines for block in (line.align, line.attack, line.vector) if block is not None]
     shapes = [lora for i, lora in enumerate(adapters) if lora is not None and lora not in adapters[:i]]
     return [

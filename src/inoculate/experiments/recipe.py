@@ -1,4 +1,4 @@
-"""Recipes: a line from base model to evaluation as YAML, and an explicit matrix of what varies."""
+"""Recipes: a line of stages as YAML, and an explicit matrix of what varies."""
 
 from __future__ import annotations
 
@@ -9,129 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError
 
-from inoculate.attacks.finetune import Finetune
-from inoculate.attacks.guards import LisaGuard, MountedVector
-from inoculate.attacks.threat_model import OpenWeights, ThreatModel
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import digest
-from inoculate.core.types import JsonDict, Rate, Value
-from inoculate.data.mix import Mix
-from inoculate.defenses import DefenseConfig
-from inoculate.evals.evaluate import Evaluation
-from inoculate.experiments.align import Align
-from inoculate.experiments.attack import Attack, Evaluate
-from inoculate.experiments.base import Base, Sandbox
+from inoculate.core.types import JsonDict, Value
 from inoculate.experiments.blame import input_error
-from inoculate.experiments.model import Model
+from inoculate.experiments.lines import FewShotLine, Line, line_type
 from inoculate.experiments.stage import Stage, check_inputs
-from inoculate.experiments.vector import Vector, VectorTraining
-from inoculate.models.adapters import Lora
-from inoculate.training.config import Training
 
 BUNDLED = Path(__file__).parent.parent / "recipes"
 _TOGETHER = "together"
 _ABOUT = ("name", "title", "question", "description", "matrix")
-
-
-class Alignment(Value):
-    """How the base model is aligned."""
-
-    defense: DefenseConfig
-    data: Mix
-    training: Training = Training()
-    lora: Lora | None = None
-
-
-class Line(Value):
-    """One line of an experiment: base → align → attack, measured before and along the attack."""
-
-    base: Base
-    align: Alignment | None = None
-    """null: the base is a chat model that somebody has aligned."""
-    attack: Finetune | None = None
-    vector: VectorTraining | None = None
-    """How the security vector is made that the attack's guard mounts."""
-    evaluate: Evaluation
-    threat_model: ThreatModel = OpenWeights()
-    eval_every: PositiveInt = 20
-    break_threshold: Rate = 0.5
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Line:
-        if self.attack is not None:
-            try:
-                self.threat_model.check(self.attack)
-            except InputError as error:
-                raise ValueError(str(error)) from None
-        return self
-
-    def stages(self) -> Iterator[Stage]:
-        """The stages of this line; what the line shares with others has the same hash there."""
-        model = self._model()
-        yield Evaluate(model=model, evaluate=self.evaluate, threat_model=self.threat_model)
-        if self.attack is not None:
-            attack, vector = self._guarded(model)
-            yield Attack(
-                model=model,
-                attack=attack,
-                vector=vector,
-                threat_model=self.threat_model,
-                evaluate=self.evaluate,
-                eval_every=self.eval_every,
-                break_threshold=self.break_threshold,
-            )
-
-    def _model(self) -> Model:
-        """The aligned model; without `align` the base as it is."""
-        continues = self.attack is not None and self.attack.adapter_mode == "continue"
-        if self.align is None:
-            if isinstance(self.base, Sandbox):
-                raise InputError("the sandbox's base answers everything: there is nothing to attack", field="align")
-            return self.base
-        roles = {role: parts for role, parts in self.align.data.roles.items() if role in self.align.defense.needs}
-        missing = [role for role in self.align.defense.needs if role not in roles]
-        if missing:
-            raise InputError(
-                f"{self.align.defense.name} needs data for the role {missing[0]!r}",
-                field="align.data.roles",
-                found=", ".join(self.align.data.roles),
-                expected=", ".join(self.align.defense.needs),
-            )
-        if continues and self.align.lora is None:
-            raise InputError(
-                "the alignment leaves no adapter to go on with",
-                field="attack.adapter_mode",
-                found="continue",
-                expected="full, merge, or an alignment with `lora`",
-            )
-        return Align(
-            base=self.base,
-            defense=self.align.defense,
-            data=self.align.data.model_copy(update={"roles": roles}),
-            training=self.align.training,
-            lora=self.align.lora,
-        )
-
-    def _guarded(self, model: Model) -> tuple[Finetune, Vector | None]:
-        """The attack with its guard filled in from the line, and the stage that makes the guard's vector."""
-        assert self.attack is not None
-        guard = self.attack.guard
-        if isinstance(guard, LisaGuard) and not guard.guide:
-            if self.align is None:
-                raise InputError("Lisa needs alignment data, and nothing is aligned here", field="attack.guard.guide")
-            guide = self.align.data.roles["align"]
-            return self.attack.model_copy(update={"guard": guard.model_copy(update={"guide": guide})}), None
-        if not isinstance(guard, MountedVector) or guard.folder is not None:
-            return self.attack, None
-        if self.vector is None:
-            raise InputError(
-                "the guard mounts a security vector, and nothing says which",
-                field="vector",
-                expected="how it is made (data, training, lora), or its folder under attack.guard.folder",
-            )
-        return self.attack, Vector(model=model, vector=self.vector)
 
 
 class Recipe(Value):
@@ -142,7 +31,7 @@ class Recipe(Value):
     question: str = ""
     description: str = ""
     raw: JsonDict
-    lines: tuple[Line, ...]
+    lines: tuple[Line | FewShotLine, ...]
 
     @property
     def hash(self) -> str:
@@ -185,9 +74,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     lines = []
     for cell in _cells(raw, path):
         try:
-            lines.append(Line.model_validate(cell))
+            lines.append(line_type(cell).model_validate(cell))
         except ValidationError as error:
-            raise input_error(error, Line, cell, path) from None
+            raise input_error(error, line_type(cell), cell, path) from None
     recipe = Recipe(**about, raw=raw, lines=tuple(lines))
     try:
         check_inputs(stage for line in lines for stage in line.stages())
@@ -204,7 +93,7 @@ def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
     if not isinstance(raw, dict):
         raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
-    known = ("extends", *_ABOUT, *Line.model_fields)
+    known = ("extends", *_ABOUT, *dict.fromkeys((*Line.model_fields, *FewShotLine.model_fields)))
     for key in raw:
         if key not in known:
             raise InputError("unknown key", file=path, field=str(key), found=key, known=known)

@@ -68,7 +68,7 @@ class Classifier(nn.Module):
                 losses.append(F.cross_entropy(logits, labels))
         if self.retained_head is not None and retained is not None:
             losses.append(F.binary_cross_entropy_with_logits(self.retained_head(features_BD), retained))
-        return Classified(loss=sum(losses) if losses else None, logits=logits)
+        return Classified(loss=torch.stack(losses).sum() if losses else None, logits=logits)
 
 
 class MlpBody(nn.Module):
@@ -84,6 +84,15 @@ class MlpBody(nn.Module):
         self.first = nn.Linear(input_size, hidden_size)
         self.layers = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(num_layers - 1))
         self.pooler = nn.Linear(hidden_size, feature_size) if feature_size is not None else None
+
+    def shape(self) -> dict[str, int | None]:
+        """The arguments that build another of the same shape."""
+        return {
+            "input_size": self.first.in_features,
+            "hidden_size": self.first.out_features,
+            "num_layers": len(self.layers) + 1,
+            "feature_size": self.feature_size if self.residual else None,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [B, D]."""
@@ -108,17 +117,21 @@ class EncoderBody(nn.Module):
         self.encoder, self.pooling = encoder, pooling
         self.feature_size = encoder.config.hidden_size
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Features [B, D] of token ids [B, T]. The mask is given to the encoder in its additive form [B, 1, T, T],
-        which it takes as it is, under `torch.func`'s transforms too.
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states [B, T, D] of token ids [B, T]. The mask is given to the encoder in its additive form
+        [B, 1, T, T], which it takes as it is, under `torch.func`'s transforms too.
         """
         B, T = input_ids.shape
         dtype = self.encoder.dtype
         away = (1 - attention_mask.to(dtype))[:, None, None, :].expand(B, 1, T, T) * torch.finfo(dtype).min
-        hidden_BTD = self.encoder(input_ids=input_ids, attention_mask=away).last_hidden_state
+        return self.encoder(input_ids=input_ids, attention_mask=away).last_hidden_state
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Features [B, D]."""
+        hidden_BTD = self.hidden(input_ids, attention_mask)
         if self.pooling == "cls":
             return hidden_BTD[:, 0]
-        weight_BT1 = attention_mask[..., None].to(dtype)
+        weight_BT1 = attention_mask[..., None].to(hidden_BTD.dtype)
         return (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
 
 

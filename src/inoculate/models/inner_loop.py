@@ -161,7 +161,7 @@ def check_second_derivatives(model: Any) -> None:
             )
 
 
-def plain_attention() -> AbstractContextManager[None]:
+def plain_attention() -> AbstractContextManager[Any]:
     """Inside, `sdpa` attention is matrix products: its fused kernels have no second derivative."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

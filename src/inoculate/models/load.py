@@ -85,6 +85,26 @@ def load_model(
     return _from_pretrained(place, revision, options)
 
 
+def load_backbone(address: str, *, revision: str | None = None) -> PreTrainedModel:
+    """An encoder without a head, in float32, with plain attention, which can be differentiated twice.
+
+    Args:
+        address: hub id, local folder or `asset:minilm`.
+
+    Raises:
+        InputError: if there is none, or its weights are missing, pickled, damaged or incomplete.
+    """
+    from transformers import AutoModel
+
+    place = _locate(address)
+    if place.kind == "folder" and place.path is not None:
+        check_weights(place.path, allow_pickle=False)
+    name, where = named(place, revision)
+    options = {**where, "trust_remote_code": False, "use_safetensors": True, "dtype": "float32"}
+    with explained(place, "model"), _no_progress_bars():
+        return AutoModel.from_pretrained(name, attn_implementation="eager", **options)
+
+
 def load_tokenizer(address: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; for an adapter its own, else its base's.
 

@@ -27,17 +27,22 @@ _UNTOUCHED = ("", "none")
 """Names of the attack on rows that were measured without one."""
 
 
+def is_few_shot(record: Record) -> bool:
+    """Whether a row is of a few-shot study, or of a body where one starts: those have tables of their own."""
+    return record.attack == "few_shot" or record.stage.startswith("start-")
+
+
 def gather(records: Iterable[Record]) -> Grid:
-    """Sort records into runs. Rows of the split `validation` chose the attack and are left out."""
+    """Sort records into runs; left out are rows of few-shot studies, and of `validation`, which chose an attack."""
     groups: dict[tuple[str, int | None], list[Record]] = defaultdict(list)
     for record in records:
-        if record.split != "validation":
+        if record.split != "validation" and not is_few_shot(record):
             groups[record.stage, record.trial].append(record)
     firsts = [group[0] for group in groups.values()]
     arms = _arms(firsts)
     attacked = [first for first in firsts if first.attack not in _UNTOUCHED]
     flat = [_flat(first) for first in attacked]
-    keys = _telling(flat, (*_FIRST, *sorted({key for row in flat for key in row})), ALWAYS)
+    keys = tell_apart(flat, (*_FIRST, *sorted({key for row in flat for key in row})), ALWAYS)
     runs = [_run(group, arms[_arm_key(group[0])], keys) for group in groups.values()]
     judges = dict.fromkeys(judge for run in runs for judge in run.curves.get("harmful_score", {}))
     attacks = tuple(run for run in runs if run.attacked)
@@ -83,14 +88,14 @@ def _arms(firsts: Sequence[Record]) -> dict[str, Arm]:
         by_defense.setdefault(first.defense, {}).setdefault(_arm_key(first), first)
     arms = {}
     for defense, members in by_defense.items():
-        rows = [_settled(member.defense_params) for member in members.values()]
+        rows = [settled(member.defense_params) for member in members.values()]
         names = (*_SHOWN_FIRST, *sorted({name for row in rows for name in row}))
-        telling = _telling(rows, names)
+        telling = tell_apart(rows, names)
         guards = _guard_labels(list(members.values()))
         for (key, member), row in zip(members.items(), rows, strict=True):
             label = " ".join([defense_name(defense), *(setting_text(name, row.get(name)) for name in telling)])
             text, differ = guards[key]
-            settings = {**row, **_settled(member.guard_params)}
+            settings = {**row, **settled(member.guard_params)}
             arms[key] = Arm(label + text, defense, settings, (*telling, *differ), member.guard, canonical(row))
     return arms
 
@@ -103,19 +108,19 @@ def _guard_labels(members: Sequence[Record]) -> dict[str, tuple[str, tuple[str, 
     """Arm → ` + Security Vector r 8`, and the names of those settings in which guards of its name differ."""
     labels = {}
     for member in members:
-        alike = [_settled(other.guard_params) for other in members if other.guard == member.guard]
-        telling = _telling(alike, sorted({name for row in alike for name in row}))
-        told = [setting_text(name, _settled(member.guard_params).get(name)) for name in telling]
+        alike = [settled(other.guard_params) for other in members if other.guard == member.guard]
+        telling = tell_apart(alike, sorted({name for row in alike for name in row}))
+        told = [setting_text(name, settled(member.guard_params).get(name)) for name in telling]
         text = " + " + " ".join([defense_name(member.guard), *told]) if member.guard else ""
         labels[_arm_key(member)] = (text, telling)
     return labels
 
 
 def _arm_key(record: Record) -> str:
-    return canonical([record.defense, _settled(record.defense_params), record.guard, _settled(record.guard_params)])
+    return canonical([record.defense, settled(record.defense_params), record.guard, settled(record.guard_params)])
 
 
-def _telling(rows: Sequence[Mapping[str, Any]], names: Sequence[str], always: Sequence[str] = ()) -> tuple[str, ...]:
+def tell_apart(rows: Sequence[Mapping[str, Any]], names: Sequence[str], always: Sequence[str] = ()) -> tuple[str, ...]:
     """Names that tell rows apart; one that follows from those before it (n·p from n and p) is not needed."""
     kept: list[str] = []
     for name in dict.fromkeys(names):
@@ -130,9 +135,9 @@ def _telling(rows: Sequence[Mapping[str, Any]], names: Sequence[str], always: Se
 
 def _flat(record: Record) -> dict[str, Any]:
     columns = ("poison_ratio", "harmful_samples", "threat_model", "base", "attack", "adapter_mode")
-    return {**_settled(record.attack_params), **{name: getattr(record, name) for name in columns}}
+    return {**settled(record.attack_params), **{name: getattr(record, name) for name in columns}}
 
 
-def _settled(params: Mapping[str, Any]) -> dict[str, Any]:
+def settled(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters without seeds, which are draws and not settings, and without the rule of measurement."""
     return {name: value for name, value in params.items() if not name.endswith("seed") and name != "break_threshold"}

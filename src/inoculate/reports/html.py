@@ -13,11 +13,14 @@ from typing import Any
 
 from inoculate.core.errors import InputError
 from inoculate.reports.charts import Chart, charts
+from inoculate.reports.few_shot_charts import few_shot_charts
 from inoculate.reports.findings import interval_text, ratio_text
+from inoculate.reports.gather import is_few_shot
+from inoculate.reports.runs import Grid
 from inoculate.reports.samples import samples
 from inoculate.reports.store_view import StoreView, read_store
 from inoculate.reports.summary import Summary, summarize
-from inoculate.reports.wording import count, listed, visible
+from inoculate.reports.wording import count, listed, number, visible
 
 _HERE = Path(__file__).parent
 _THREATS = {
@@ -40,13 +43,14 @@ def write_report(store: Path, out: Path | None = None, recipe: str | None = None
     view = read_store(store, recipe)
     summary = summarize(view)
     made = charts(summary.grid, summary.grid.judges[0])
-    page = render(view, summary, made)
+    of_studies = [few_shot_charts(part.study, i) for i, part in enumerate(summary.few_shot, start=1)]
+    page = render(view, summary, made, of_studies)
     suffix = "" if recipe is None else "-" + recipe.replace("/", "--")
     target = view.path / f"report{suffix}.html" if out is None else Path(out)
     target = target / f"report{suffix}.html" if target.is_dir() else target
     try:
         (target.parent / "charts").mkdir(parents=True, exist_ok=True)
-        for chart in made:
+        for chart in (*made, *(chart for drawn in of_studies for chart in drawn)):
             _write_images(target.parent / "charts", f"{chart.name}{suffix}", chart)
         _write(target, page.encode("utf-8", "replace"))
     except OSError as error:
@@ -54,8 +58,11 @@ def write_report(store: Path, out: Path | None = None, recipe: str | None = None
     return target
 
 
-def render(view: StoreView, summary: Summary, made: Sequence[Chart]) -> str:
-    """The page. Its scripts are named by hash in its security policy, so that no other script can run."""
+def render(view: StoreView, summary: Summary, made: Sequence[Chart], of_studies: Sequence[Sequence[Chart]]) -> str:
+    """The page, with charts of attacks and of each few-shot study.
+
+    Its scripts are named by hash in its security policy, so that no other script can run.
+    """
     import yaml
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -64,7 +71,7 @@ def render(view: StoreView, summary: Summary, made: Sequence[Chart]) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     env.filters["visible"] = visible
-    scripts = [_vega_bundle(), (_HERE / "page.js").read_text(encoding="utf-8")] if made else []
+    scripts = [_vega_bundle(), (_HERE / "page.js").read_text(encoding="utf-8")] if made or any(of_studies) else []
     return env.get_template("template.html.j2").render(
         title=_title(view),
         questions=[visible(m["question"]) for m in view.manifests if m.get("question")],
@@ -74,6 +81,7 @@ def render(view: StoreView, summary: Summary, made: Sequence[Chart]) -> str:
         summary=summary,
         cards=_cards(summary),
         charts=made,
+        of_studies=of_studies,
         samples=samples(view, summary.grid, summary.grid.judges[0]),
         manifests=view.manifests,
         recipes=[visible(yaml.safe_dump(m.get("recipe"), sort_keys=False, allow_unicode=True)) for m in view.manifests],
@@ -104,15 +112,31 @@ def _threats(view: StoreView, summary: Summary) -> list[str]:
 
 
 def _facts(view: StoreView, summary: Summary) -> list[tuple[str, str]]:
-    grid = summary.grid
+    return [*(_grid_facts(view, summary.grid) if summary.grid.arms else []), *_few_shot_facts(summary)]
+
+
+def _grid_facts(view: StoreView, grid: Grid) -> list[tuple[str, str]]:
     facts = [("Defenses", listed([arm.label for arm in grid.arms]))]
-    bases = sorted({visible(record.base) for record in view.records if record.base})
+    bases = sorted({visible(record.base) for record in view.records if record.base and not is_few_shot(record)})
     if bases:
         facts.append(("Base model", listed(bases)))
     seeds = len({run.seed for run in (grid.attacks or grid.before)})
     facts.append(("Runs", f"{count(len(grid.attacks), 'attack')}, {count(seeds, 'seed')}"))
     judges = [visible(judge) for judge in grid.judges if judge]
     facts.append(("Judged by", listed(judges) if judges else "no judge"))
+    return facts
+
+
+def _few_shot_facts(summary: Summary) -> list[tuple[str, str]]:
+    facts = []
+    for study in (part.study for part in summary.few_shot):
+        facts += [("Few-shot study", study.title), ("Starting points", listed([arm.label for arm in study.arms]))]
+        if study.searches:
+            seeds = len({seed for scores in study.scores.values() for seed in scores})
+            again = listed([number(runs) for runs in study.reruns]) or "no"
+            searches = f"{study.searches} search{'es' if study.searches > 1 else ''}"
+            trials = f"at most {count(study.most_trials, 'trial')}, {again} re-runs each"
+            facts.append(("Attacks", f"{searches} of {trials}, {count(seeds, 'seed')}"))
     return facts
 
 

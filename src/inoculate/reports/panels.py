@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 # Okabe and Ito's palette, safe for color-blind readers; page styles know these codes and lighten them on dark.
@@ -12,6 +13,23 @@ PALETTE = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b")
 GRAY = "#7d7d7d"
 TEXT, LINE, GRID = "#4a5560", "#8b95a1", "#e4e7ea"
 COLUMNS, WIDTH, HEIGHT = 3, 250, 190
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a chart departs from the charts along an attack, which have defenses, attacks and prompts."""
+
+    arm: str = "Defense"
+    panel: str = "Attack"
+    n: str = "Prompts"
+    hues: Mapping[str, str] | None = None
+    """Arm → color; None: `colors`."""
+    dashed: Sequence[str] | None = None
+    """Arms drawn dashed and on top; None: the first SFT arm."""
+    log: bool | None = None
+    """Whether x is on a log scale; None: where it spans a factor of 20."""
+    lowest: float = 0.0
+    """Where the axis of a rate begins."""
 
 
 def colors(arms: Sequence[str]) -> list[str]:
@@ -29,9 +47,10 @@ def panels(
     y: str,
     arms: Sequence[str],
     rate: bool,
-    thresholds: Sequence[float] = (),
+    thresholds: Sequence[float] | Mapping[str, Sequence[float]] = (),
     points: bool = False,
     key: str = "step",
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """The Vega-Lite definition of a chart.
 
@@ -39,24 +58,28 @@ def panels(
         rows: panel, arm, seed, x, y, n, and `of`: whether it is a `seed` or their `mean`.
         x, y: axis titles.
         arms: the legend's order.
-        rate: y runs from 0 to 1.
-        thresholds: levels of y to mark.
+        rate: y runs from 0 (or the look's lowest value) to 1.
+        thresholds: levels of y to mark, in every panel or by panel.
         points: draw each seed as a dot, not as a line.
         key: what x is; learning rates are drawn on a log scale and written as 1e-5.
+        look: colors, and nouns of the tooltip, where they are not the usual ones.
     """
     import altair as alt
 
+    look = look or Look()
     order = list(dict.fromkeys(row["panel"] for row in rows))
-    marks = [{"panel": panel, "y": level, "of": "mark"} for panel in order for level in thresholds]
+    levels = thresholds if isinstance(thresholds, Mapping) else dict.fromkeys(order, thresholds)
+    marks = [{"panel": panel, "y": level, "of": "mark"} for panel in order for level in levels.get(panel, ())]
     xs = sorted({row["x"] for row in rows})
-    log = xs[0] > 0 and xs[-1] / xs[0] >= 20 and key != "step"
+    log = xs[0] > 0 and xs[-1] / xs[0] >= 20 and key != "step" if look.log is None else look.log
     axis = alt.Axis(title=x, grid=False, tickCount=5, labelOverlap=True)
     if key != "step":
         axis = alt.Axis(
             title=x, grid=False, values=xs, format=".0e" if key.endswith(("learning_rate", "epsilon")) else "~g"
         )
-    scale = alt.Scale(domain=[0, 1]) if rate else alt.Scale(zero=False)
-    hues, present = dict(zip(arms, colors(arms), strict=True)), {row["arm"] for row in rows}
+    scale = alt.Scale(domain=[look.lowest, 1]) if rate else alt.Scale(zero=False)
+    hues = look.hues or dict(zip(arms, colors(arms), strict=True))
+    dashed, present = _reference(arms) if look.dashed is None else look.dashed, {row["arm"] for row in rows}
     arms = [arm for arm in arms if arm in present]  # a layer without data has no extent
     color = alt.Color("arm:N").scale(domain=arms, range=[hues[arm] for arm in arms]).legend(title=None)
     base = alt.Chart().encode(
@@ -66,22 +89,22 @@ def panels(
         y=alt.Y("y:Q", title=y, axis=alt.Axis(tickCount=5, format=".1f" if rate else "~g"), scale=scale),
         color=color,
         tooltip=[
-            alt.Tooltip("arm:N", title="Defense"),
-            alt.Tooltip("panel:N", title="Attack"),
+            alt.Tooltip("arm:N", title=look.arm),
+            alt.Tooltip("panel:N", title=look.panel),
             alt.Tooltip("seed:N", title="Seed"),
             alt.Tooltip("x:Q", title=x, format="~g"),
             alt.Tooltip("y:Q", title=y, format=".3f"),
-            alt.Tooltip("n:Q", title="Prompts"),
+            alt.Tooltip("n:Q", title=look.n),
         ],
     )
     each, mean = base.transform_filter("datum.of === 'seed'"), base.transform_filter("datum.of === 'mean'")
     several = len({row["seed"] for row in rows if row["of"] == "seed"}) > 1
-    layers: list[Any] = [_rule(alt)] if marks else []
+    layers: list[Any] = [_rule(alt, scale)] if marks else []
     if points:
-        layers += [*_means(alt, mean, arms), each.mark_point(filled=True, size=42, opacity=0.75)]
+        layers += [*_means(alt, mean, arms, dashed), each.mark_point(filled=True, size=42, opacity=0.75)]
     else:
         thin = each.mark_line(strokeWidth=1, opacity=0.45).encode(detail="seed:N")
-        layers += [*([thin] if several else []), *_means(alt, mean, arms), _target(each)]
+        layers += [*([thin] if several else []), *_means(alt, mean, arms, dashed), _target(each)]
     x_scale = (
         "independent" if key == "step" else "shared"
     )  # attacks of other learning rates are other numbers of steps long
@@ -104,11 +127,10 @@ def _columns(panels: int) -> int:
     return math.ceil(panels / math.ceil(panels / COLUMNS))
 
 
-def _means(alt: Any, mean: Any, arms: Sequence[str]) -> list[Any]:
+def _means(alt: Any, mean: Any, arms: Sequence[str], dashed: Sequence[str]) -> list[Any]:
     """The reference is dashed and on top, so that where defenses coincide both are seen."""
-    reference = _reference(arms)
-    others = [arm for arm in arms if arm not in reference]
-    styles = [(others, {}), (reference, {"strokeDash": [7, 3]})]
+    solid, dashed = [arm for arm in arms if arm not in dashed], [arm for arm in arms if arm in dashed]
+    styles = [(solid, {}), (dashed, {"strokeDash": [7, 3]})]
     return [
         mean.transform_filter(alt.FieldOneOfPredicate(field="arm", oneOf=those)).mark_line(strokeWidth=2.5, **style)
         for those, style in styles
@@ -121,9 +143,9 @@ def _target(base: Any) -> Any:
     return base.mark_point(filled=True, size=60, opacity=0)
 
 
-def _rule(alt: Any) -> Any:
+def _rule(alt: Any, scale: Any) -> Any:
     rule = alt.Chart().transform_filter("datum.of === 'mark'").mark_rule(strokeDash=[4, 4], color=LINE)
-    return rule.encode(y="y:Q")
+    return rule.encode(y=alt.Y("y:Q", scale=scale))
 
 
 def _styled(alt: Any, chart: Any) -> Any:

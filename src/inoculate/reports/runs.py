@@ -123,7 +123,7 @@ def in_order(setting: Mapping[str, Any]) -> list[Any]:
     return [
         not harmful(setting),
         str(setting.get("threat_model", "")),
-        *(_sortable(value) for value in setting.values()),
+        *(sortable(value) for value in setting.values()),
     ]
 
 
@@ -136,7 +136,8 @@ def _told(setting: Mapping[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(setting_text(key, setting.get(key)) for key in keys)
 
 
-def _sortable(value: Any) -> tuple[int, float, str]:
+def sortable(value: Any) -> tuple[int, float, str]:
+    """Sort key of a setting's value: numbers by size, then all else as text."""
     if isinstance(value, int | float):
         return (0, float(value), "")
     return (1, 0.0, str(value))

@@ -1,4 +1,4 @@
-"""A store in three tables and a few sentences: the headline, before the attack, after the attack."""
+"""A store in tables and a few sentences: the headline, before the attack, after it; few-shot studies by themselves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 from inoculate.evals.statistics import Interval, mean_interval, wilson
 from inoculate.reports.caveats import how_breaks_were_read, warnings
 from inoculate.reports.comparison import Comparison, compare, ratio_in, reference_of
+from inoculate.reports.few_shot import Study
+from inoculate.reports.few_shot_findings import Answer, answers
+from inoculate.reports.few_shot_findings import caveats as few_shot_caveats
+from inoculate.reports.few_shot_gather import studies
+from inoculate.reports.few_shot_tables import tables as few_shot_tables
 from inoculate.reports.findings import by_another_judge, fate, interval_text, ratio_text, sentence, without_harmful_data
 from inoculate.reports.gather import gather
 from inoculate.reports.mechanism import mechanism
@@ -42,6 +47,14 @@ class Rate(NamedTuple):
     """Prompts per seed."""
 
 
+class FewShotPart(NamedTuple):
+    """What a report says about one few-shot study."""
+
+    study: Study
+    answers: tuple[Answer, ...]
+    tables: tuple[Table, ...]
+
+
 @dataclass(frozen=True)
 class Summary:
     """What a report says, before it is laid out."""
@@ -56,17 +69,20 @@ class Summary:
     """Judge → table; the first is the judge of the headline."""
     mechanism: Table | None = None
     """What a mounted vector leaves to learn, where one was."""
+    few_shot: tuple[FewShotPart, ...] = ()
+    """Few-shot studies; their rows are in none of the tables above."""
 
 
 def summarize(view: StoreView) -> Summary:
     """Tables and findings from a store's records; the first judge that appears is the headline's."""
     grid = gather(view.records)
+    few_shot = tuple(FewShotPart(study, answers(study), few_shot_tables(study)) for study in studies(view.records))
     judge = grid.judges[0]
     comparisons = compare(grid, judge)
     findings = [sentence(grid, judge, found) for found in comparisons]
     if not comparisons and grid.attacks:
         findings = [fate(grid, judge, arm) for arm in grid.arms]
-    elif not grid.attacks:
+    elif not grid.attacks and not any(part.study.tasks() for part in few_shot):
         findings = ["No attack was run: what follows is the models as they are, and says nothing about their hardness."]
     for other in grid.judges[1:]:  # two judges of one model can say opposite things, and the reader must see it
         findings += [text for text in (by_another_judge(grid, other),) if text]
@@ -75,11 +91,12 @@ def summarize(view: StoreView) -> Summary:
         grid=grid,
         comparisons=tuple(comparisons),
         findings=tuple(findings),
-        caveats=tuple(warnings(view, grid)),
+        caveats=(*warnings(view, grid), *(text for part in few_shot for text in few_shot_caveats(part.study))),
         headline=_headline(grid, judge),
         before=_before(grid, judge),
         after=tuple((name, _after(grid, name)) for name in grid.judges) if grid.attacks else (),
         mechanism=mechanism(grid),
+        few_shot=few_shot,
     )
 
 

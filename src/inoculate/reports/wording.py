@@ -33,6 +33,9 @@ _KEYS = {
     "lam": "λ",
     "alpha": "α",
     "rho": "ρ",
+    "inner_steps": "K",
+    "inner_learning_rate": "inner lr",
+    "adversary_learning_rate": "adversary lr",
 }
 _TITLES = {
     "poison_ratio": "Harmful share p of the attacker's data",

@@ -16,7 +16,7 @@ from torch import nn
 from inoculate.core.errors import InputError
 from inoculate.core.seeds import derive
 from inoculate.core.types import Batch, Course, Defense, Staged
-from inoculate.data.batches import Feed
+from inoculate.data.batches import Stream
 from inoculate.models.loss import device_of
 from inoculate.models.packing import packed_attention
 from inoculate.models.weights import averaged, trainable
@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
 def fit(
     model: nn.Module,
     defense: Defense,
-    feeds: Mapping[str, Feed],
+    feeds: Mapping[str, Stream],
     training: Training,
     *,
     out: Path | None = None,
@@ -122,7 +122,7 @@ class _Run:
         self.observed = {row["step"] for row in self.observations}
         self._reopen("metrics.jsonl", self.step - 1)
 
-    def advance(self, feeds: Mapping[str, Feed], device: torch.device) -> bool:
+    def advance(self, feeds: Mapping[str, Stream], device: torch.device) -> bool:
         """Make one optimizer step; False if a loss or the gradient was not finite, with the weights as they were."""
         training, started = self.training, time.monotonic()
         torch.manual_seed(derive(training.seed, "step", self.step))

@@ -1,0 +1,178 @@
+"""Lines: what one cell of a recipe's matrix says, and the stages that it asks for.
+
+A `Line` runs from a base model through alignment and attack to evaluation; a `FewShotLine` from a world's pretrained
+body through a starting point to an attack with few samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+
+from inoculate.attacks.few_shot import FewShot
+from inoculate.attacks.finetune import Finetune
+from inoculate.attacks.guards import LisaGuard, MountedVector
+from inoculate.attacks.threat_model import OpenWeights, ThreatModel
+from inoculate.core.errors import InputError
+from inoculate.core.types import Rate, Value
+from inoculate.data.mix import Mix
+from inoculate.data.world_table import WorldConfig
+from inoculate.data.worlds import VECTORS, Task
+from inoculate.defenses import DefenseConfig
+from inoculate.evals.evaluate import Evaluation
+from inoculate.experiments.align import Align
+from inoculate.experiments.attack import Attack, Evaluate
+from inoculate.experiments.base import Base, Sandbox
+from inoculate.experiments.few_shot import FewShotAttack
+from inoculate.experiments.model import Model
+from inoculate.experiments.stage import Stage
+from inoculate.experiments.start import Body, Start, StartConfig
+from inoculate.experiments.vector import Vector, VectorTraining
+from inoculate.models.adapters import Lora
+from inoculate.models.bodies import BodyConfig, PretrainedEncoder
+from inoculate.training.config import Training
+
+
+class Alignment(Value):
+    """How the base model is aligned."""
+
+    defense: DefenseConfig
+    data: Mix
+    training: Training = Training()
+    lora: Lora | None = None
+
+
+class Line(Value):
+    """One line of an experiment: base → align → attack, measured before and along the attack."""
+
+    base: Base
+    align: Alignment | None = None
+    """null: the base is a chat model that somebody has aligned."""
+    attack: Finetune | None = None
+    vector: VectorTraining | None = None
+    """How the security vector is made that the attack's guard mounts."""
+    evaluate: Evaluation
+    threat_model: ThreatModel = OpenWeights()
+    eval_every: PositiveInt = 20
+    break_threshold: Rate = 0.5
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Line:
+        if self.attack is not None:
+            try:
+                self.threat_model.check(self.attack)
+            except InputError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def stages(self) -> Iterator[Stage]:
+        """The stages of this line; what the line shares with others has the same hash there."""
+        model = self._model()
+        yield Evaluate(model=model, evaluate=self.evaluate, threat_model=self.threat_model)
+        if self.attack is not None:
+            attack, vector = self._guarded(model)
+            yield Attack(
+                model=model,
+                attack=attack,
+                vector=vector,
+                threat_model=self.threat_model,
+                evaluate=self.evaluate,
+                eval_every=self.eval_every,
+                break_threshold=self.break_threshold,
+            )
+
+    def _model(self) -> Model:
+        """The aligned model; without `align` the base as it is."""
+        continues = self.attack is not None and self.attack.adapter_mode == "continue"
+        if self.align is None:
+            if isinstance(self.base, Sandbox):
+                raise InputError("the sandbox's base answers everything: there is nothing to attack", field="align")
+            return self.base
+        roles = {role: parts for role, parts in self.align.data.roles.items() if role in self.align.defense.needs}
+        missing = [role for role in self.align.defense.needs if role not in roles]
+        if missing:
+            raise InputError(
+                f"{self.align.defense.name} needs data for the role {missing[0]!r}",
+                field="align.data.roles",
+                found=", ".join(self.align.data.roles),
+                expected=", ".join(self.align.defense.needs),
+            )
+        if continues and self.align.lora is None:
+            raise InputError(
+                "the alignment leaves no adapter to go on with",
+                field="attack.adapter_mode",
+                found="continue",
+                expected="full, merge, or an alignment with `lora`",
+            )
+        return Align(
+            base=self.base,
+            defense=self.align.defense,
+            data=self.align.data.model_copy(update={"roles": roles}),
+            training=self.align.training,
+            lora=self.align.lora,
+        )
+
+    def _guarded(self, model: Model) -> tuple[Finetune, Vector | None]:
+        """The attack with its guard filled in from the line, and the stage that makes the guard's vector."""
+        assert self.attack is not None
+        guard = self.attack.guard
+        if isinstance(guard, LisaGuard) and not guard.guide:
+            if self.align is None:
+                raise InputError("Lisa needs alignment data, and nothing is aligned here", field="attack.guard.guide")
+            guide = self.align.data.roles["align"]
+            return self.attack.model_copy(update={"guard": guard.model_copy(update={"guide": guide})}), None
+        if not isinstance(guard, MountedVector) or guard.folder is not None:
+            return self.attack, None
+        if self.vector is None:
+            raise InputError(
+                "the guard mounts a security vector, and nothing says which",
+                field="vector",
+                expected="how it is made (data, training, lora), or its folder under attack.guard.folder",
+            )
+        return self.attack, Vector(model=model, vector=self.vector)
+
+
+class FewShotLine(Value):
+    """One line of a few-shot study: world → pretrained body → starting point → attack on one task."""
+
+    world: WorldConfig
+    body: BodyConfig
+    pretraining: Training | None = None
+    """Of a body that is the sandbox's own; null leaves it as it was initialized."""
+    start: StartConfig
+    task: Task = "restricted"
+    attack: FewShot | None = None
+    """null measures the starting point alone."""
+    seed: NonNegativeInt = 0
+    """Of the body, the start and the attack; all starts of one seed see the same samples."""
+    body_seed: NonNegativeInt | None = None
+    """Of the body, where it is to be the same under every seed."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> FewShotLine:
+        if (self.body.name == "mlp") != (self.world.name in VECTORS):
+            what = "vectors, which an mlp takes" if self.world.name in VECTORS else "texts, which an encoder takes"
+            raise ValueError(f"{self.world.name} has {what}; the body is {self.body.name!r}")
+        pool = getattr(self.world, "attack", None)
+        if self.attack is not None and pool is not None and self.attack.num_samples > pool:
+            asked = self.attack.num_samples
+            raise ValueError(f"attack.num_samples is {asked}: expected at most the {pool} rows of the pool")
+        return self
+
+    def stages(self) -> Iterator[Stage]:
+        """The stages of this line; what the line shares with others has the same hash there."""
+        fixed = 0 if isinstance(self.body, PretrainedEncoder) else self.seed
+        seed = fixed if self.body_seed is None else self.body_seed
+        body = Body(world=self.world, body=self.body, training=self.pretraining, seed=seed)
+        start = Start(body=body, start=self.start, seed=self.seed)
+        if self.attack is None:
+            yield start
+        else:
+            yield FewShotAttack(start=start, task=self.task, attack=self.attack.model_copy(update={"seed": self.seed}))
+
+
+def line_type(cell: Mapping[str, Any]) -> type[Line] | type[FewShotLine]:
+    """Which kind of line a cell describes: one with a `world` is a few-shot study's."""
+    return FewShotLine if "world" in cell else Line
