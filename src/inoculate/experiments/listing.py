@@ -1,4 +1,4 @@
-"""What there is: the tables of recipes, defenses, attacks, judges, sources and packaged models."""
+"""What there is: the tables of recipes, defenses, attacks, judges, sources, worlds and packaged models."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Literal
 
 import yaml
 
+from inoculate.attacks.few_shot import FewShot
 from inoculate.attacks.finetune import Finetune
 from inoculate.core.assets import asset_named
 from inoculate.data.sources import SOURCES
+from inoculate.data.world_table import WORLDS
 from inoculate.defenses import DEFENSES
 from inoculate.evals.judges import JUDGES
 from inoculate.experiments.recipe import bundled
-from inoculate.models.checkpoint import GGUF_MEMBERS
+from inoculate.models.checkpoint import ENCODER_MEMBERS, GGUF_MEMBERS
 
 
-def listing(kind: Literal["recipes", "defenses", "attacks", "judges", "sources", "models"]) -> str:
+def listing(kind: Literal["recipes", "defenses", "attacks", "judges", "sources", "models", "worlds"]) -> str:
     """One line per entry: name and what it is."""
     match kind:
         case "recipes":
@@ -23,13 +25,15 @@ def listing(kind: Literal["recipes", "defenses", "attacks", "judges", "sources",
         case "defenses":
             rows = {name: _first_line(defense) for name, defense in DEFENSES.items()}
         case "attacks":
-            rows = {"finetune": _first_line(Finetune)}
+            rows = {"finetune": _first_line(Finetune), "few_shot": _first_line(FewShot)}
         case "judges":
             rows = {name: _first_line(judge) for name, judge in JUDGES.items()}
         case "sources":
             rows = {name: f"{source.kind}: {source.description} [{source.licence}]" for name, source in SOURCES.items()}
         case "models":
-            rows = {f"asset:{name}": _packaged(name) for name in GGUF_MEMBERS}
+            rows = {f"asset:{name}": _packaged(name) for name in (*GGUF_MEMBERS, *ENCODER_MEMBERS)}
+        case "worlds":
+            rows = {name: _first_line(world) for name, world in WORLDS.items()}
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
 

@@ -65,7 +65,7 @@ class Body(Stage):
     seed: int = 0
 
     def inputs(self) -> Iterable[Input]:
-        return (self.world,)
+        return (self.world, self.body) if isinstance(self.body, PretrainedEncoder) else (self.world,)
 
     def fingerprints(self) -> dict[str, str]:
         body = self.body

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from inoculate.core.errors import InputError
 from inoculate.core.types import Value
+from inoculate.models.checkpoint import ASSET, ENCODER_MEMBERS, check_weights, locate, packaged_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +54,19 @@ class PretrainedEncoder(Value):
     max_length: PositiveInt = 48
     """Tokens; the rest of a text is cut off."""
     pooling: Pooling = "mean"
+
+    def check(self) -> None:
+        """Refuse an address where no encoder is, and local weights that are missing, pickled or cut off.
+
+        Raises:
+            InputError: naming the address or the file.
+        """
+        if self.name_or_path.startswith(ASSET):
+            packaged_model(self.name_or_path, tuple(ENCODER_MEMBERS))
+            return
+        place = locate(self.name_or_path)
+        if place.path is not None:
+            check_weights(place.path, allow_pickle=False)
 
 
 BodyConfig = Annotated[Mlp | TinyEncoder | PretrainedEncoder, Field(discriminator="name")]

