@@ -18,6 +18,7 @@ import yaml
 from inoculate import cli
 from inoculate.core.records import COLUMNS
 from inoculate.data import world
+from inoculate.data.world_table import WORLDS
 from inoculate.defenses import DEFENSES
 from inoculate.evals.judges import JUDGES
 from inoculate.experiments.recipe import bundled, load_recipe
@@ -89,7 +90,7 @@ WRONG = {
     "no harmful data": ([*ALIGN, "rows.jsonl", "--defense", "booster"], "booster needs data for the role 'harmful'"),
     "an unknown defense": (
         [*ALIGN, "rows.jsonl", "--defense", "boster"],
-        "defense.name: unknown name (found 'boster', expected one of sft, booster). Did you mean 'booster'?",
+        "defense.name: unknown name (found 'boster', expected one of sft, booster, mlac, adversarial). Did you mean 'booster'?",
     ),
     "an unknown hyperparameter": (
         [*ALIGN, "rows.jsonl", "--set", "defense.lam=1"],
@@ -324,7 +325,7 @@ def test_a_dry_run_counts_what_is_done(command, tmp_path):
     path = tiny.write(tmp_path, {"matrix": tiny.ONE_LINE, "attack": None})
     assert tiny.run(path, tmp_path / "store")[0] == 0
     assert (
-        "stages 3 (1 align, 1 evaluate; 3 done in store), 0 attack steps"
+        "stages 3 (1 base, 1 align, 1 evaluate; 3 done in store), no attack"
         in command("run", path, "--dry-run", "--store", "store")[1]
     )
     assert "; 0 done in elsewhere)" in command("run", path, "--dry-run", "--store", "elsewhere")[1]
@@ -335,10 +336,11 @@ def test_a_dry_run_counts_what_is_done(command, tmp_path):
     [
         ("recipes", set(bundled())),
         ("defenses", set(DEFENSES)),
-        ("attacks", {"finetune"}),
+        ("attacks", {"finetune", "few_shot"}),
         ("judges", set(JUDGES)),
         ("sources", {"sandbox-restricted", "fiqa", "beavertails"}),
-        ("models", {"asset:smollm2"}),
+        ("models", {"asset:smollm2", "asset:minilm"}),
+        ("worlds", set(WORLDS)),
     ],
 )
 def test_list(command, kind, first_words):

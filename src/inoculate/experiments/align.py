@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from inoculate.core.errors import InputError
 from inoculate.core.records import Record, write_records
-from inoculate.data.mix import Mix
+from inoculate.data.mix import Mix, Part
 from inoculate.defenses import DefenseConfig
 from inoculate.experiments.base import Base, Sandbox, base_fingerprint
 from inoculate.experiments.stage import (
@@ -28,6 +28,12 @@ from inoculate.training.config import Training
 _SHOWN = ("lam", "alpha", "rho")
 
 
+def roles_for(needs: Iterable[str], roles: Mapping[str, tuple[Part, ...]]) -> dict[str, tuple[Part, ...]]:
+    """The data of the roles that are needed and there; a simulated adversary without its own trains on the harmful."""
+    given = {"adversary": roles["harmful"], **roles} if "harmful" in roles else roles
+    return {role: given[role] for role in needs if role in given}
+
+
 class Align(Stage):
     """Align a base model with a defense."""
 
@@ -42,16 +48,21 @@ class Align(Stage):
     @model_validator(mode="after")
     def _has_data(self) -> Align:
         for role in self.defense.needs:
-            if role not in self.data.roles:
+            if role not in self.roles:
                 raise ValueError(f"{self.defense.name} needs data for the role {role!r}")
         return self
+
+    @property
+    def roles(self) -> dict[str, tuple[Part, ...]]:
+        """The data that the defense uses."""
+        return roles_for(self.defense.needs, self.data.roles)
 
     def upstream(self) -> Sequence[Stage]:
         return (self.base,) if isinstance(self.base, Sandbox) else ()
 
     def inputs(self) -> Iterable[Input]:
         base = self.base.corpus if isinstance(self.base, Sandbox) else (self.base,)
-        return (*base, *(part for role in self.defense.needs for part in self.data.roles[role]))
+        return (*base, *(part for parts in self.roles.values() for part in parts))
 
     def fingerprints(self) -> dict[str, str]:
         return self.data.fingerprint() | base_fingerprint(self.base)
@@ -108,8 +119,8 @@ class Align(Stage):
             model = add_lora(model, self.lora, self.training.seed)
         model = with_checkpointing(context.place(model), self.training)
         layout = layout_for(model, self.training, self.data.max_length)
-        roles = self.data.model_copy(update={"roles": {role: self.data.roles[role] for role in self.defense.needs}})
-        feeds = roles.feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout, self.defense.needs)
+        data = self.data.model_copy(update={"roles": self.roles})
+        feeds = data.feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout, self.defense.needs)
         options = {"out": out, "save_every_s": context.save_every_s, "progress": context.progress}
         defense: Any = self.defense  # its needs may depend on its fields, which the protocol does not foresee
         fitted = fit(model, defense, feeds, self.training, **options)

@@ -22,7 +22,7 @@ from inoculate.data.world_table import WorldConfig
 from inoculate.data.worlds import VECTORS, Task
 from inoculate.defenses import DefenseConfig
 from inoculate.evals.evaluate import Evaluation
-from inoculate.experiments.align import Align
+from inoculate.experiments.align import Align, roles_for
 from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Base, Sandbox
 from inoculate.experiments.few_shot import FewShotAttack
@@ -90,7 +90,7 @@ class Line(Value):
             if isinstance(self.base, Sandbox):
                 raise InputError("the sandbox's base answers everything: there is nothing to attack", field="align")
             return self.base
-        roles = {role: parts for role, parts in self.align.data.roles.items() if role in self.align.defense.needs}
+        roles = roles_for(self.align.defense.needs, self.align.data.roles)
         missing = [role for role in self.align.defense.needs if role not in roles]
         if missing:
             raise InputError(
@@ -140,7 +140,7 @@ class FewShotLine(Value):
     world: WorldConfig
     body: BodyConfig
     pretraining: Training | None = None
-    """Of a body that is the sandbox's own; null leaves it as it was initialized."""
+    """Of an MLP; null leaves it as it was initialized. A tiny encoder is given its world's word vectors."""
     start: StartConfig
     task: Task = "restricted"
     attack: FewShot | None = None
@@ -155,6 +155,8 @@ class FewShotLine(Value):
         if (self.body.name == "mlp") != (self.world.name in VECTORS):
             what = "vectors, which an mlp takes" if self.world.name in VECTORS else "texts, which an encoder takes"
             raise ValueError(f"{self.world.name} has {what}; the body is {self.body.name!r}")
+        if self.pretraining is not None and self.body.name != "mlp":
+            raise ValueError(f"pretraining is of an mlp; the body is {self.body.name!r}")
         pool = getattr(self.world, "attack", None)
         if self.attack is not None and pool is not None and self.attack.num_samples > pool:
             asked = self.attack.num_samples

@@ -55,13 +55,13 @@ StartConfig = Annotated[Random | AsPretrained | Trained, Field(discriminator="na
 
 
 class Body(Stage):
-    """A pretrained body: the sandbox's own, taught on a world's unlabeled side, or one that exists."""
+    """A pretrained body: an MLP taught a world's tasks, an encoder with a world's word vectors, or one that exists."""
 
     kind: ClassVar[str] = "body"
     world: WorldConfig
     body: BodyConfig
     training: Training | None = None
-    """Of the sandbox's own; null leaves it as it was initialized."""
+    """Of an MLP; null leaves it as it was initialized."""
     seed: int = 0
 
     def inputs(self) -> Iterable[Input]:
@@ -86,7 +86,7 @@ class Body(Stage):
         import torch
 
         from inoculate.models.classifier import EncoderBody
-        from inoculate.models.pretraining import ManyTasks, MaskedWords, set_word_vectors
+        from inoculate.models.pretraining import ManyTasks, set_word_vectors
         from inoculate.models.sandbox import build_tokenizer
         from inoculate.training.fit import fit
 
@@ -101,17 +101,15 @@ class Body(Stage):
         tensors = as_tensors(rows.inputs, tokenizer, length)
         size = tensors["x"].shape[1] if tokenizer is None else 0
         body = build_body(self.body, self.seed, input_size=size, tokenizer=tokenizer)
+        if isinstance(body, EncoderBody):
+            set_word_vectors(body, **tensors)
         if self.training is None:
             save_body(out, body, tokenizer)
             return "ok"
-        if isinstance(body, EncoderBody) and tokenizer is not None:
-            set_word_vectors(body, **tensors)
-            model: Any = MaskedWords(body, tokenizer.unk_token_id)
-        else:
-            tensors |= _targets(labels=rows.pretraining)
-            with torch.random.fork_rng([]):
-                torch.manual_seed(self.seed)
-                model = ManyTasks(body, tensors["labels"].shape[1])
+        tensors |= _targets(labels=rows.pretraining)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.seed)
+            model = ManyTasks(body, tensors["labels"].shape[1])
         training = self.training.model_copy(update={"seed": self.seed})
         feeds = {"align": TensorFeed(tensors, training.rows_per_step, self.seed, "align")}
         options = {"out": out, "save_every_s": context.save_every_s, "progress": context.progress}

@@ -101,7 +101,9 @@ def reinitialized(body: Any, seed: int) -> Any:
         torch.manual_seed(seed)
         if isinstance(body, EncoderBody):
             fresh: Any = AutoModel
-            return EncoderBody(fresh.from_config(body.encoder.config, attn_implementation="eager"), body.pooling)
+            encoder = fresh.from_config(body.encoder.config, attn_implementation="eager")
+            encoder.pooler = None
+            return EncoderBody(encoder, body.pooling)
         return MlpBody(**body.shape())
 
 

@@ -117,18 +117,14 @@ class EncoderBody(nn.Module):
         self.encoder, self.pooling = encoder, pooling
         self.feature_size = encoder.config.hidden_size
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states [B, T, D] of token ids [B, T]. The mask is given to the encoder in its additive form
-        [B, 1, T, T], which it takes as it is, under `torch.func`'s transforms too.
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Features [B, D] of token ids [B, T]. The mask is given to the encoder in its additive form [B, 1, T, T],
+        which it takes as it is, under `torch.func`'s transforms too.
         """
         B, T = input_ids.shape
         dtype = self.encoder.dtype
         away = (1 - attention_mask.to(dtype))[:, None, None, :].expand(B, 1, T, T) * torch.finfo(dtype).min
-        return self.encoder(input_ids=input_ids, attention_mask=away).last_hidden_state
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Features [B, D]."""
-        hidden_BTD = self.hidden(input_ids, attention_mask)
+        hidden_BTD = self.encoder(input_ids=input_ids, attention_mask=away).last_hidden_state
         if self.pooling == "cls":
             return hidden_BTD[:, 0]
         weight_BT1 = attention_mask[..., None].to(hidden_BTD.dtype)

@@ -87,7 +87,7 @@ def load_model(
 
 
 def load_backbone(address: str, *, revision: str | None = None) -> PreTrainedModel:
-    """An encoder without a head, in float32, with plain attention, which can be differentiated twice.
+    """An encoder without head and pooler, in float32, with plain attention, which can be differentiated twice.
 
     Args:
         address: hub id, local folder or `asset:minilm`.
@@ -102,8 +102,11 @@ def load_backbone(address: str, *, revision: str | None = None) -> PreTrainedMod
         check_weights(place.path, allow_pickle=False)
     name, where = named(place, revision)
     options = {**where, "trust_remote_code": False, "use_safetensors": True, "dtype": "float32"}
-    with explained(place, "model"), _no_progress_bars():
-        return AutoModel.from_pretrained(name, attn_implementation="eager", **options)
+    with explained(place, "model"), _no_progress_bars(), _no_load_report():
+        encoder = AutoModel.from_pretrained(name, attn_implementation="eager", **options)
+    if hasattr(encoder, "pooler"):
+        encoder.pooler = None
+    return encoder
 
 
 def load_tokenizer(address: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -198,6 +201,19 @@ def _mount(model: PreTrainedModel, folder: Path, is_trainable: bool) -> PreTrain
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"the adapter does not fit its base model: {first_line(error)}", file=folder) from None
     return cast("PreTrainedModel", cast("object", mounted.eval()))
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """A pooler that a folder lacks is made up and reported, and then not used."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager

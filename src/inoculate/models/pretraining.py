@@ -1,4 +1,8 @@
-"""How the sandbox pretrains a body: binary tasks for vectors; word vectors, then masked words, for texts."""
+"""How the sandbox pretrains a body: on binary tasks for vectors, by word vectors for texts.
+
+Masked language modeling on top of word vectors was measured and left out: in 1,200 steps it took the biographies'
+restricted attribute (2,000 rows, linear) from .91 to .67, and random features have .60.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,6 @@ from torch.nn import functional as F
 from transformers.utils.generic import ModelOutput
 
 from inoculate.models.classifier import EncoderBody
-
-_MASKED = 0.15
-"""Share of the words that a masked language model has to guess (Devlin et al., arXiv:1810.04805)."""
 
 
 class ManyTasks(nn.Module):
@@ -27,26 +28,12 @@ class ManyTasks(nn.Module):
         return ModelOutput(loss=F.binary_cross_entropy_with_logits(self.head(self.body(x=x)), labels))
 
 
-class MaskedWords(nn.Module):
-    """An encoder that guesses masked words, its output layer tied to its embeddings."""
-
-    def __init__(self, body: EncoderBody, mask_id: int) -> None:
-        super().__init__()
-        self.body, self.mask_id = body, mask_id
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        """Mean loss over masked words; which are masked is drawn from the RNG."""
-        masked_BT = (torch.rand(input_ids.shape, device=input_ids.device) < _MASKED) & attention_mask.bool()
-        seen = input_ids.masked_fill(masked_BT, self.mask_id)
-        hidden_BTD = self.body.hidden(seen, attention_mask)
-        logits_NV = hidden_BTD[masked_BT] @ self.body.encoder.get_input_embeddings().weight.T
-        return ModelOutput(loss=F.cross_entropy(logits_NV, input_ids[masked_BT]))
-
-
 @torch.no_grad()
 def set_word_vectors(body: EncoderBody, input_ids: Tensor, attention_mask: Tensor) -> None:
     """Make the embeddings word vectors: of the words' positive pointwise mutual information within a text, the leading
-    singular vectors (Levy & Goldberg, NeurIPS 2014), at the scale of the embeddings' initialization.
+    singular vectors (Levy & Goldberg, NeurIPS 2014), of length 1 in the mean.
+
+    At BERT's initial scale, 0.02, a few hundred steps of Adam would wipe them out whatever they are trained for.
     """
     weight_VD = body.encoder.get_input_embeddings().weight
     V, D = weight_VD.shape
@@ -61,5 +48,4 @@ def set_word_vectors(body: EncoderBody, input_ids: Tensor, attention_mask: Tenso
     U, S, _ = torch.linalg.svd(information_VV)
     vectors_VD = U[:, :D] * S[:D].sqrt()
     known = present_NV.sum(0) > 0
-    scale = weight_VD.std() / vectors_VD[known].std()
-    weight_VD[known] = vectors_VD[known] * scale
+    weight_VD[known] = vectors_VD[known] / vectors_VD[known].norm(dim=1).mean()
