@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from inoculate.data.batches import IGNORED, Feed, pack, pad
+from inoculate.data.batches import IGNORED, Feed, TensorFeed, pack, pad
 from inoculate.data.templates import Encoded
 
 ROWS = [Encoded([10 + i] * (3 + i), 2) for i in range(5)]
@@ -54,3 +54,22 @@ def test_micro_batches_weigh_by_answer_tokens():
     weights = [float(part["loss_weight"]) for part in parts]
     assert len(parts) == 3 and len(set(counts)) > 1
     assert torch.allclose(torch.tensor(weights) / 3, torch.tensor(counts) / sum(counts))
+
+
+def test_tensors_are_fed_in_the_order_of_rows():
+    """The same seed and role give the same order as a feed of encoded rows."""
+    numbers = torch.tensor([row.ids[0] for row in ROWS])
+    stream, other = TensorFeed({"x": numbers, "labels": numbers % 2}, 2, 0, "align"), feed()
+    for step in range(7):
+        (batch,) = stream.batches_at(step)
+        assert batch["x"].tolist() == [row.ids[0] for row in other.rows_at(step)]
+        assert (batch["labels"] == batch["x"] % 2).all()
+    assert len(stream) == 5
+
+
+def test_micro_batches_of_tensors_weigh_what_they_hold():
+    stream = TensorFeed({"x": torch.arange(5.0)}, 5, 0, "align")
+    parts = stream.batches_at(0, 3)
+    assert [len(part["x"]) for part in parts] == [2, 2, 1]
+    mean = sum(part["x"].mean() * part["loss_weight"] for part in parts) / 3
+    torch.testing.assert_close(mean, torch.arange(5.0).mean())

@@ -9,7 +9,9 @@ import yaml
 from tests.experiments import tiny
 
 from inoculate.core.errors import InputError
+from inoculate.experiments.align import Align
 from inoculate.experiments.recipe import bundled, load_recipe
+from inoculate.experiments.runner import in_order
 
 LEARNING_RATE, SEED, RATIO = "attack.training.learning_rate", "attack.seed", "attack.poison_ratio"
 
@@ -225,3 +227,16 @@ def test_bundled_recipes_are_valid_and_named_after_their_files(name):
     recipe = load_recipe(name)
     assert recipe.name == name and recipe.title and recipe.question
     assert recipe.stages()
+
+
+def test_an_adversary_without_data_of_its_own_trains_on_the_harmful(tmp_path):
+    mlac = {"name": "mlac", "inner_steps": 2}
+    own = [{"source": "sandbox-restricted", "split": "attack", "num_samples": 7}]
+    found = []
+    for changes in ({}, {"align.data.roles.adversary": own}):
+        recipe = load_recipe(str(tiny.write(tmp_path, {"matrix": {"align.defense": [mlac]}, **changes})))
+        (align,) = {stage.folder: stage for stage in in_order(recipe.stages()) if isinstance(stage, Align)}.values()
+        found.append(align.roles)
+    assert found[0]["adversary"] == found[0]["harmful"]
+    assert [part.num_samples for part in found[1]["adversary"]] == [7]
+    assert list(found[0]) == ["align", "harmful", "adversary"]

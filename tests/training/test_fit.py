@@ -14,7 +14,8 @@ from torch.testing import assert_close
 
 from inoculate.core.errors import InputError
 from inoculate.data.batches import Feed
-from inoculate.defenses import SFT, Booster, Lisa
+from inoculate.data.templates import Encoded
+from inoculate.defenses import MLAC, SFT, Booster, Lisa
 from inoculate.models.sandbox import TinyLlama
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
@@ -119,7 +120,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-@pytest.mark.parametrize("defense", [SFT(), Booster(), Lisa(align_steps=2, user_steps=3, rho=50)])
+@pytest.mark.parametrize("defense", [SFT(), Booster(), Lisa(align_steps=2, user_steps=3, rho=50), MLAC(inner_steps=2)])
 @pytest.mark.parametrize("killed_at", [1, 5, 6])
 def test_a_killed_run_resumes_bit_for_bit(tokenizer, rows, tmp_path, defense, schedule, killed_at):
     training = Training(learning_rate=1e-3, max_steps=9, lr_scheduler_type=schedule, logging_steps=1, weight_decay=0.1)
@@ -229,3 +230,32 @@ def test_epochs_count_the_rows_of_align():
 def test_an_option_that_would_do_nothing_is_refused():
     with pytest.raises(ValueError, match="constant_with_warmup"):
         Training(warmup_steps=10)
+
+
+class Several:
+    """Needs three batches of a role, and remembers what it was given."""
+
+    name, needs = "several", {"align": 1, "adversary": 3}
+
+    def __init__(self):
+        self.calls = []
+
+    def backward(self, model, batches):
+        self.calls.append(
+            {role: [batch["input_ids"][:, -1].tolist() for batch in given] for role, given in batches.items()}
+        )
+        return SFT().backward(model, {"align": batches["align"]})
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_defense_gets_as_many_batches_as_it_needs(tokenizer, parts):
+    """Of rows that are all different, each once in an epoch."""
+    rows = [Encoded([2, 3, 10 + i], 2) for i in range(24)]
+    feeds = {"align": Feed(rows[:8], 4, 0, "align"), "adversary": Feed(rows, 12, 0, "adversary")}
+    several = Several()
+    training = Training(max_steps=2, per_device_train_batch_size=4 // parts, gradient_accumulation_steps=parts)
+    fit(model_of(tokenizer), several, feeds, training)
+    assert len(several.calls) == 2 * parts
+    assert all(len(call["adversary"]) == 3 and len(call["align"]) == 1 for call in several.calls)
+    seen = [token for call in several.calls for batch in call["adversary"] for token in batch]
+    assert sorted(seen) == [10 + i for i in range(24)]
