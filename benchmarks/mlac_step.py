@@ -1,7 +1,7 @@
 """MLAC's meta-step against a plain one, and its memory by the number of inner steps.
 
     python benchmarks/mlac_step.py [--inner-steps 8] [--repeats 9]
-    python benchmarks/mlac_step.py --memory
+    python benchmarks/mlac_step.py --memory [--plot FILE.svg]
 
 The plain step keeps the graph of all inner steps in per-tensor form (`torch.func.functional_call`, Adam as written),
 and differentiates through the calibration's solver: forty accelerated projected gradient steps for each of the K + 1
@@ -136,19 +136,43 @@ def peak_mib(make: Callable[..., Callable[[], None]], name: str, k: int, **field
     return mib
 
 
+def memory() -> list[dict[str, Any]]:
+    """Of the wide encoder, by K and kind of step."""
+    kinds: dict[str, tuple[Callable[..., Callable[[], None]], dict[str, Any]]] = {
+        "plain": (plain, {}),
+        "ours": (ours, {}),
+        "ours, recompute": (ours, {"recompute": True}),
+    }
+    return [
+        {"K": k, "step": kind, "MiB": peak_mib(make, "wide encoder", k, **fields)}
+        for k in (1, 2, 4, 8, 16)
+        for kind, (make, fields) in kinds.items()
+    ]
+
+
+def plot(rows: list[dict[str, Any]], file: str) -> None:
+    """Memory over K, a line for each kind of step."""
+    import altair as alt
+
+    chart = alt.Chart(alt.Data(values=rows)).mark_line(point=True)
+    x, y = alt.X("K:Q", title="inner steps K"), alt.Y("MiB:Q", title="MiB over the rest")
+    chart.encode(x=x, y=y, color=alt.Color("step:N", title=None)).properties(width=360, height=240).save(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inner-steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--memory", action="store_true", help="peak memory for K = 1 to 16, instead of time")
+    parser.add_argument("--plot", help="write the memory as a picture, .svg or .png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.memory:
-        print("MiB over the rest, wide encoder, batch 32 x 32   plain    ours   ours, recompute")
-        for k in (1, 2, 4, 8, 16):
-            found = [peak_mib(plain, "wide encoder", k)]
-            found += [peak_mib(ours, "wide encoder", k, recompute=again) for again in (False, True)]
-            print(f"  K = {k:<3}" + " " * 38 + "".join(f"{mib:9.0f}" for mib in found))
+        found = memory()
+        for row in found:
+            print(f"K = {row['K']:<3}{row['step']:<18}{row['MiB']:6.0f} MiB")
+        if arguments.plot:
+            plot(found, arguments.plot)
         return
     k = arguments.inner_steps
     for name in SIZES:

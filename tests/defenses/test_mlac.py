@@ -10,8 +10,9 @@ from torch.testing import assert_close
 
 from inoculate.core.errors import InputError
 from inoculate.defenses import MLAC, AdversarialTraining
-from inoculate.models.adversary import HEAD, RATE
+from inoculate.models.adversary import HEAD, RATE, Harm
 from inoculate.models.classifier import Classifier, MlpBody
+from inoculate.models.inner_loop import Attacker, InnerStep
 
 K = 3
 
@@ -272,3 +273,55 @@ def test_attention_without_a_second_derivative_is_named(tiny, batches):
     tiny.config._attn_implementation = "flex_attention"
     with pytest.raises(InputError, match=r"no second derivative.*flex_attention.*order: 1"):
         MLAC(inner_steps=1).backward(tiny, {**batches, "adversary": batches["adversary"]})
+
+
+def inner_step(net, **fields):
+    harm = Harm(net, calibrated=False)
+    torch.manual_seed(3)
+    head = harm.fresh_head()
+    options = {"head_factor": 1.0, "max_norm": 100.0, "epsilon": 1e-8, "second_order": True} | fields
+    step = InnerStep(harm, head.shape, options.pop("optimizer"), **options)
+    start = torch.cat([harm.start(), head.flatten()])
+    return step, Attacker(start, torch.zeros_like(start), torch.zeros_like(start)), head
+
+
+@pytest.mark.parametrize(("optimizer", "theirs"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_inner_steps_are_those_of_torch(optimizer, theirs):
+    """The head at three times the body's rate."""
+    step, state, head = inner_step(model(), optimizer=optimizer, head_factor=3.0)
+    other, w = model(), torch.nn.Parameter(head.clone())
+    body = [weight for name, weight in other.named_parameters() if name.startswith("body.")]
+    rival = theirs([{"params": body, "lr": 1e-2}, {"params": [w], "lr": 3e-2}])
+    for number in (1, 2, 3):
+        given = batch(20 + number)
+        state = step(state, given, number, torch.tensor(1e-2))
+        rival.zero_grad()
+        torch.nn.functional.cross_entropy(other(x=given["x"], head=w), given["labels"]).backward()
+        rival.step()
+    ours, ours_w = step.apart(state.weights_Q)
+    for mine, weight in zip(step.harm.split(ours), step.harm.weights, strict=True):
+        assert mine.shape == weight.shape
+    wanted = torch.cat([weight.detach().flatten() for weight in other.parameters()])
+    near = {"rtol": 0, "atol": 1e-9 if optimizer == "sgd" else 5e-5}  # Adam: √(v + ε²) for √v + ε, of steps of 1e-2
+    assert_close(ours.detach(), wanted, **near)
+    assert_close(ours_w.detach(), w.detach(), **near)
+
+
+def test_the_norm_that_clips_is_held_fixed():
+    """∂(Σ w′)/∂w = 1 − η c H 1, with c = bound / ‖g‖ as a number."""
+    step, state, _ = inner_step(model(), optimizer="sgd", max_norm=0.01)
+    given, start = batch(30), state.weights_Q.clone().requires_grad_()
+    loss = step.harm.loss(*step.apart(start), given)
+    (g,) = torch.autograd.grad(loss, start, create_graph=True)
+    (curved,) = torch.autograd.grad(g.sum(), start)
+    after = step(state._replace(weights_Q=start), given, 1, torch.tensor(0.5))
+    (slope,) = torch.autograd.grad(after.weights_Q.sum(), start)
+    assert g.norm() > 0.01
+    assert_close(slope, 1 - 0.5 * 0.01 / g.norm().detach() * curved, rtol=1e-9, atol=1e-12)
+
+
+def test_inner_steps_make_the_adversary_better():
+    """On the rows that it trains on."""
+    defense = mlac(lam=0.0, inner_steps=8, inner_optimizer="sgd", inner_learning_rate=0.3, calibrated=False)
+    told = defense.backward(model(), {"align": [batch(1)], "harmful": [batch(2)], "adversary": [batch(2)] * 8})
+    assert told["harmful_loss_last"] < told["harmful_loss_first"] - 0.01

@@ -76,6 +76,7 @@ def test_every_trial_and_rerun_is_on_record(tmp_path, changes):
         assert r.attack_params["classes"] == 2
         assert 0 <= r.value <= 1
         assert r.threat_model == "open_weights"
+        assert r.value * r.n == pytest.approx(round(r.value * r.n))
     for r in reruns:
         assert {name: r.attack_params[name] for name in chosen} == {name: winner.attack_params[name] for name in chosen}
         assert r.step % 2 == 0

@@ -31,7 +31,7 @@ def test_finds_the_minimum_that_scipy_finds(box, C):
     found = minimize(
         loss, torch.zeros(C * C).double().numpy(), jac=True, bounds=[(-box, box)] * C**2, method="L-BFGS-B"
     )
-    ours = calibration(logits, labels, box, tolerance=1e-10, max_iterations=200)
+    ours = calibration(logits, labels, box, tolerance=1e-10, max_iterations=15)
     assert ours.abs().max() <= box
     assert_close(calibrated_loss(logits, labels, box, ours).item(), float(found.fun), rtol=0, atol=1e-7)
 
