@@ -9,9 +9,12 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from inoculate.core.errors import InputError
-from inoculate.data import attributes, hub
-from inoculate.data.attributes import PROFESSIONS, BiasInBios, LabeledFile, VaderDomains, WordnetBios, neutralized
+from inoculate.data import bias_in_bios, hub, wordnet_bios
+from inoculate.data.bias_in_bios import BiasInBios, neutralized
+from inoculate.data.labeled_file import LabeledFile
 from inoculate.data.splits import SPLITS
+from inoculate.data.vader_domains import VaderDomains
+from inoculate.data.wordnet_bios import PROFESSIONS, WordnetBios
 from inoculate.data.worlds import TASKS, World
 
 
@@ -129,12 +132,12 @@ def test_wordnet_s_length_may_be_restricted():
 
 def test_a_person_by_hand():
     line = "09 18 n 02 Curie 0 Marie_Curie 0 001 @i 10 n 0000 | chemist (born in Poland); she won two prizes"
-    address, synset = attributes._synset(line)
+    address, synset = wordnet_bios._synset(line)
     assert (address, synset.words, synset.parents) == ("09", ("Curie", "Marie_Curie"), ("10",)) and synset.person
-    assert attributes._gender(synset, ["chemist"]) == 1
-    assert attributes._gender(synset._replace(words=("Curie",), gloss="his work"), ["chemist"]) == 0
-    assert attributes._gender(synset._replace(words=("Curie",), gloss="he and she"), ["chemist"]) is None
-    assert attributes._gender(synset._replace(words=("Curie",), gloss="he and she"), ["Queen"]) == 1
+    assert wordnet_bios._gender(synset, ["chemist"]) == 1
+    assert wordnet_bios._gender(synset._replace(words=("Curie",), gloss="his work"), ["chemist"]) == 0
+    assert wordnet_bios._gender(synset._replace(words=("Curie",), gloss="he and she"), ["chemist"]) is None
+    assert wordnet_bios._gender(synset._replace(words=("Curie",), gloss="he and she"), ["Queen"]) == 1
 
 
 # --- Bias in Bios ---
@@ -203,13 +206,13 @@ def test_bios_from_the_hub_are_of_one_revision(monkeypatch):
         return [bio(i) for i in range(100)]
 
     monkeypatch.setattr(hub, "download", download)
-    attributes._bios.cache_clear()
+    bias_in_bios._bios.cache_clear()
     assert len(BiasInBios().rows("heldout")) == 10
     assert {(repo, config) for repo, _, _, config in asked} == {("LabHC/bias_in_bios", None)}
     assert [split for _, split, _, _ in asked] == ["train", "dev", "test"]
     (revision,) = {revision for _, _, revision, _ in asked}
     assert len(revision) == 40 and BiasInBios().fingerprint().endswith(revision)
-    attributes._bios.cache_clear()
+    bias_in_bios._bios.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from inoculate.data.attributes import BiasInBios, LabeledFile, VaderDomains, WordnetBios
+from inoculate.data.bias_in_bios import BiasInBios
 from inoculate.data.biographies import Biographies
+from inoculate.data.labeled_file import LabeledFile
+from inoculate.data.vader_domains import VaderDomains
 from inoculate.data.vectors import Products, Separators
+from inoculate.data.wordnet_bios import WordnetBios
 
 _ALL = (Products, Separators, Biographies, VaderDomains, WordnetBios, BiasInBios, LabeledFile)
 
