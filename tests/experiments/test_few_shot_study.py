@@ -158,6 +158,7 @@ WRONG = {
     "more samples than the pool": ({"attack": {**RECIPE["attack"], "num_samples": 101}}, "at most the 100 rows"),
     "an encoder on vectors": ({"body": {"name": "encoder"}}, "vectors"),
     "pretraining of an encoder": ({**TEXTS, "pretraining": TRAINING}, "pretraining is of an mlp"),
+    "a seed of its own": ({"attack": {**RECIPE["attack"], "seed": 2}}, "attack.seed has no effect"),
     "an MLP on texts": ({**TEXTS, "body": {"name": "mlp"}}, "texts"),
 }
 

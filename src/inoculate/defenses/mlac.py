@@ -170,7 +170,7 @@ class Censoring:
         )
         weights = torch.cat([self.harm.start(), head.reshape(-1)])
         begin = Attacker(weights, torch.zeros_like(weights), torch.zeros_like(weights))
-        with plain_attention() if mlac.order == 2 else nullcontext():
+        with plain_attention() if mlac.order == 2 and inner else nullcontext():
             losses, grad, grad_rate = (sweep_again if mlac.recompute else sweep)(step, begin, rate, inner, harmful)
         return losses, [*step.apart(grad), grad_rate]
 

@@ -157,6 +157,14 @@ class FewShotLine(Value):
             raise ValueError(f"{self.world.name} has {what}; the body is {self.body.name!r}")
         if self.pretraining is not None and self.body.name != "mlp":
             raise ValueError(f"pretraining is of an mlp; the body is {self.body.name!r}")
+        given = {
+            "pretraining": self.pretraining,
+            "attack": self.attack,
+            "start.training": getattr(self.start, "training", None),
+        }
+        for name, value in given.items():
+            if value is not None and "seed" in value.model_fields_set:
+                raise ValueError(f"{name}.seed has no effect: `seed` of the line is that of body, start and attack")
         pool = getattr(self.world, "attack", None)
         if self.attack is not None and pool is not None and self.attack.num_samples > pool:
             asked = self.attack.num_samples

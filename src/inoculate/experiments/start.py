@@ -224,7 +224,7 @@ class Start(Stage):
 
 
 def _words(texts: Iterable[str]) -> list[str]:
-    """The words that stand in two texts or more; the others are the tokenizer's unknown word, as is a masked one."""
+    """The words that stand in two texts or more; the others are the tokenizer's unknown word."""
     counts = Counter(word for text in texts for word in set(text.split()))
     return sorted(word for word, count in counts.items() if count > 1)
 
