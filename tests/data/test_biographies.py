@@ -104,3 +104,12 @@ def test_ten_texts_are_enough_only_with_pronouns(pronouns, low, high):
     means = [seen[np.flatnonzero(pool.labels["restricted"] == c)[:5]].mean(0) for c in (0, 1)]
     distance = np.stack([((asked - mean) ** 2).sum(1) for mean in means])
     assert low < (distance.argmin(0) == heldout.labels["restricted"]).mean() <= high
+
+
+def test_what_is_retained_is_which_classes_have_a_word_in_the_text():
+    rows = SMALL.model_copy(update={"retains": True}).rows("validation")
+    table = counts(rows.inputs, SMALL.vocabulary())
+    present = np.concatenate([by_class(table, task) > 0 for task in ("desired", "unrelated")], axis=1)
+    assert rows.retained is not None and (rows.retained == present).all()
+    plain = SMALL.rows("validation")
+    assert plain.retained is None and plain.inputs == rows.inputs

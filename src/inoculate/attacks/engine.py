@@ -24,8 +24,8 @@ __all__ = ["Curve", "Examples", "Trial", "train"]
 STACK_BYTES = 2**28
 """Memory for the weights of the trials that are trained at once, with gradient and optimizer state."""
 PADDED_WEIGHTS = 2**16
-"""Trials of models up to this size share a stack whatever their batches are, the smaller filled up: a step's cost is
-its many small operations. Above, it is arithmetic, and only equal batches share a stack."""
+"""Trials share a stack whatever their batches are, the smaller filled up, up to this many weights times tokens of a
+row: a step's cost is its many small operations. Above, it is arithmetic, and only equal batches share a stack."""
 COPIES = 6
 """Weights, gradient (in parts and joined), Adam's two averages, one temporary."""
 
@@ -123,10 +123,12 @@ class Job:
     def groups(self) -> Iterator[list[int]]:
         """Numbers of the trials that share a stack: of one optimizer, alike in length, within the memory."""
         weights = sum(weight.numel() for weight in self.body.parameters()) + self.classes * self.feature_size
+        ids = self.pool.inputs.get("input_ids")
+        tokens = 1 if ids is None else ids.shape[1]
         most = max(1, STACK_BYTES // (COPIES * weights * self.dtype.itemsize))
         alike: dict[tuple[str, int], list[int]] = {}
         for number, trial in sorted(enumerate(self.trials), key=lambda item: item[1].steps):
-            size = trial.rows_per_step if weights > PADDED_WEIGHTS else 0
+            size = trial.rows_per_step if weights * tokens > PADDED_WEIGHTS else 0
             alike.setdefault((trial.optimizer, size), []).append(number)
         for numbers in alike.values():
             yield from (numbers[start : start + most] for start in range(0, len(numbers), most))

@@ -2,7 +2,7 @@
 
 Source: Henderson et al., arXiv:2211.14946, §4 and its code (adapt.py): TPE, at most 50 trials, stopped after 15 without
 progress or at accuracy 1; learning rate in [1e-5, 1e-2], 100 to 1,000 steps, batches of 12, 24 or 48, body frozen or
-not; 15 re-runs. Departures: Optuna's TPE for Hyperopt's; trials are asked for ten at a time; no dropout; the accuracy
+not; 15 re-runs. Departures: Optuna's TPE for Hyperopt's; half of the trials are asked for at a time; no dropout; the accuracy
 on held-out rows stands beside the published one.
 """
 
@@ -86,8 +86,9 @@ class FewShot(Value):
     optimizers: tuple[OptimizerName, ...] = ("adam",)
     eval_steps: PositiveInt = 50
     reruns: PositiveInt = 15
-    trials_per_ask: PositiveInt = 10
-    """Trials that the search proposes at a time, and the engine trains at once. The search ends between asks only."""
+    trials_per_ask: PositiveInt | None = None
+    """Trials that the search proposes at a time, and the engine trains at once; half of `n_trials` by default. The
+    search learns, and ends, between asks only."""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -132,9 +133,9 @@ class FewShot(Value):
 
         samples = self._samples(len(pool), "search")
         tried: list[Tried] = []
-        search = _Search(self)
+        search, at_once = _Search(self), self.trials_per_ask or -(-self.n_trials // 2)
         while len(tried) < self.n_trials and not self._is_over(tried):
-            settings = search.ask(min(self.trials_per_ask, self.n_trials - len(tried)))
+            settings = search.ask(min(at_once, self.n_trials - len(tried)))
             seeds = range(len(tried), len(tried) + len(settings))
             trials = [
                 trial_of(setting, samples, derive(self.seed, "trial", number))

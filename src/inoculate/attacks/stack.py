@@ -97,6 +97,7 @@ class Stack:
         """Compute with these weights from now on; whoever changes them in place changes what is computed."""
         self.weights_NP, self.size, self.grads_NP = weights_NP, len(weights_NP), torch.empty_like(weights_NP)
         self.leaves = {name: nn.Parameter(view) for name, view in self.views(weights_NP)}
+        self.body_leaves = [leaf for name, leaf in self.leaves.items() if name != "head"]
         self.slots = [view for _, view in self.views(self.grads_NP)]
         for layer, key, name in self.places:
             setattr(layer, key, self.leaves[name])
@@ -107,20 +108,29 @@ class Stack:
         for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
             yield name, part.unflatten(1, shape)
 
-    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """[N, B, C] of inputs [N·B, ...], the rows of a trial together."""
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """[N, B, D] of inputs [N·B, ...], the rows of a trial together."""
         self.rows = len(next(iter(inputs.values()))) // self.size
-        features_NBD = self.body(**inputs).view(self.size, self.rows, -1)
-        return features_NBD @ self.leaves["head"].mT
+        return self.body(**inputs).view(self.size, self.rows, -1)
 
     def losses_and_grad(self, batch: Examples, share_NB: Tensor) -> tuple[Tensor, Tensor]:
-        """Every trial's loss [N], its rows weighted by `share_NB`, and the gradients [N, P], in place of the last."""
-        losses_R = F.cross_entropy(self.logits(batch.inputs).flatten(0, 1), batch.labels, reduction="none")
-        losses_N = (losses_R.view_as(share_NB) * share_NB).sum(1)
-        grads = torch.autograd.grad(losses_N.sum(), list(self.leaves.values()), materialize_grads=True)
-        for slot, grad in zip(self.slots, grads, strict=True):
-            slot.copy_(grad)
-        return losses_N.detach(), self.grads_NP
+        """Every trial's loss [N], its rows weighted by `share_NB`, and the gradients [N, P], in place of the last.
+
+        The head's part is written out (softmax less label, times features), the body's is autograd's: under a frozen
+        body there is no graph at all.
+        """
+        features_NBD = self.features(batch.inputs)
+        with torch.no_grad():
+            head_NCD, labels_NB1 = self.leaves["head"], batch.labels.view(*share_NB.shape, 1)
+            log_p_NBC = (features_NBD @ head_NCD.mT).log_softmax(-1)
+            losses_N = -(log_p_NBC.gather(-1, labels_NB1)[..., 0] * share_NB).sum(1)
+            share_NB1 = share_NB[..., None]
+            error_NBC = log_p_NBC.exp_().mul_(share_NB1).scatter_add_(-1, labels_NB1, -share_NB1)
+            torch.bmm(error_NBC.mT, features_NBD, out=self.slots[-1])
+        if features_NBD.requires_grad:
+            grads = torch.autograd.grad(features_NBD, self.body_leaves, error_NBC @ head_NCD, materialize_grads=True)
+            torch._foreach_copy_(self.slots[:-1], grads)
+        return losses_N, self.grads_NP
 
     @torch.no_grad()
     def accuracies(self, examples: Examples) -> list[float]:
@@ -128,7 +138,7 @@ class Stack:
         hits_N, finite_N = torch.zeros(self.size), torch.ones(self.size, dtype=torch.bool)
         for chunk in examples.chunks(max(1, EVAL_ROWS // self.size)):
             inputs = {name: x.expand(self.size, *x.shape).flatten(0, 1) for name, x in chunk.inputs.items()}
-            logits_NBC = self.logits(inputs)
+            logits_NBC = self.features(inputs) @ self.leaves["head"].mT
             hits_N += (logits_NBC.argmax(-1) == chunk.labels).sum(1)
             finite_N &= logits_NBC.isfinite().flatten(1).all(1)
         return (hits_N.double() / len(examples)).where(finite_N, math.nan).tolist()

@@ -53,10 +53,15 @@ class Biographies(Value):
 
     `pronouns` adds the same pronoun in four places, which gives the gender away: as that data set is before its
     pronouns are neutralized.
+
+    `retains` gives every row ten binary targets that each defense is asked to keep: whether a word of each profession,
+    and of each region, stands in the text. Without them whatever is trained forgets the regions, and blocking cannot
+    be told from forgetting.
     """
 
     name: Literal["biographies"] = "biographies"
     pronouns: bool = False
+    retains: bool = False
     seed: NonNegativeInt = 0
     train: PositiveInt = 20_000
     attack: PositiveInt = 2_000
@@ -76,12 +81,14 @@ class Biographies(Value):
         columns.append(
             numpy_rng(self.seed, "biographies", split, "fillers").integers(_FILLER_WORDS, size=(n, _FILLERS))
         )
+        kept = [_present(CUES[task], columns[place]) for place, task in enumerate(CUES) if task != "restricted"]
         words = np.concatenate([column + start for column, start in zip(columns, _starts(), strict=True)], axis=1)
         words = numpy_rng(self.seed, "biographies", split, "order").permuted(words, axis=1)
         if self.pronouns:
             words = self._with_pronouns(split, words, labels["restricted"])
         vocabulary = self.vocabulary()
-        return Labeled([" ".join(vocabulary[word] for word in row) for row in words.tolist()], labels)
+        texts = [" ".join(vocabulary[word] for word in row) for row in words.tolist()]
+        return Labeled(texts, labels, retained=np.concatenate(kept, axis=1) if self.retains else None)
 
     def classes(self, task: Task) -> int:
         """Professions, genders, regions."""
@@ -117,6 +124,13 @@ class Biographies(Value):
         longer[taken] = len(_words()) + gender.repeat(_TIMES)
         longer[~taken] = words.ravel()
         return longer
+
+
+def _present(cues: Cues, column: np.ndarray) -> np.ndarray:
+    """Whether a word of each class is among a text's cues [N, classes], float32."""
+    import numpy as np
+
+    return (column[..., None] // cues.words == np.arange(cues.classes)).any(1).astype(np.float32)
 
 
 def _starts() -> list[int]:
