@@ -1,13 +1,15 @@
 """Cost of the few-shot attack: batched trials against the same trials one after another.
 
-    python benchmarks/few_shot.py [--model mlp|encoder] [--num-samples 20] [--every 5] [--per-ask 25] [--json FILE]
+    python benchmarks/few_shot.py [--model mlp|encoder] [--num-samples 20] [--every 5] [--per-ask 25]
+        [--workers 1] [--json FILE]
 
 The published protocol from one starting point: 50 trials in asks of 25, then 15 re-runs of the best setting. Patience
 is off, so that the work is always the same 50; 300 validation rows are evaluated every 50 steps, and 300 held-out rows
 too in re-runs. The batched side is timed whole; the search's own time is in neither. The plain side is `train_one` for
 every `--every`-th trial of an ask and of the re-runs, frozen and unfrozen apart, the first of each among them; its
 seconds are scaled by the steps of all over the steps of those timed. It runs right after the batched trials of the same
-ask, so that other work on the machine falls on both. One process and thread, seconds by the clock.
+ask, so that other work on the machine falls on both. The plain side is one process with one thread; the batched side
+`--workers` such processes, whose start is in neither. Seconds by the clock.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from inoculate.attacks import engine
 from inoculate.attacks.few_shot import FewShot
+from inoculate.attacks.parallel import Processes
 from inoculate.attacks.sequential import Curve, Examples, Trial, train_one
 from inoculate.models.classifier import EncoderBody, MlpBody
 
@@ -68,8 +70,8 @@ def encoder_body(hidden: int) -> nn.Module:
 class Clocked:
     """The batched engine with a clock, and a sample of the same trials through the plain loop after it."""
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, every: int, batched: Processes) -> None:
+        self.every, self.batched = every, batched
         self.batched_s = self.plain_s = 0.0
         self.differences: list[float] = []
 
@@ -83,7 +85,7 @@ class Clocked:
         **options: Any,
     ) -> list[Curve]:
         began = time.perf_counter()
-        curves = engine.train(body, pool, validation, heldout, trials, **options)
+        curves = self.batched(body, pool, validation, heldout, trials, **options)
         self.batched_s += time.perf_counter() - began
         for frozen in (True, False):
             alike = [(trial, curve) for trial, curve in zip(trials, curves, strict=True) if trial.frozen is frozen]
@@ -100,12 +102,11 @@ class Clocked:
 
 
 def measure(
-    name: str, body: nn.Module, draw: Callable[[int, int], Examples], n: int, every: int, per_ask: int
+    name: str, body: nn.Module, draw: Callable[[int, int], Examples], n: int, clocked: Clocked, per_ask: int
 ) -> dict[str, Any]:
     """Seconds of both sides, for the search and for the re-runs, and their ratios."""
     pool, validation, heldout = (draw(rows, seed) for rows, seed in ((1000, 1), (300, 2), (300, 3)))
     attack = FewShot(num_samples=n, patience=50, trials_per_ask=per_ask)
-    clocked = Clocked(every)
     search_s: list[float] = []
 
     def timed(*parts: Any, **options: Any) -> list[Curve]:
@@ -113,7 +114,8 @@ def measure(
             search_s.extend((clocked.batched_s, clocked.plain_s))
         return clocked(*parts, **options)
 
-    engine.train(body, pool, validation, None, [Trial(1e-3, 5, 12, False, tuple(range(n)), 0)], classes=2, eval_steps=5)
+    warm = [Trial(1e-3, 5, 12, False, tuple(range(n)), seed) for seed in range(clocked.batched.workers)]
+    clocked.batched(body, pool, validation, None, warm, classes=2, eval_steps=5)
     found = attack.run(body, pool, validation, heldout, classes=2, engine=timed)
     return {
         "model": name,
@@ -138,12 +140,15 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=20)
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--per-ask", type=int, default=25, help="trials that the search proposes at a time")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the batched side")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     body, draw = (mlp_body(), mlp) if arguments.model == "mlp" else (encoder_body(arguments.hidden), texts)
-    found = measure(arguments.model, body.eval(), draw, arguments.num_samples, arguments.every, arguments.per_ask)
+    with Processes(arguments.workers) as processes:
+        clocked = Clocked(arguments.every, processes)
+        found = measure(arguments.model, body.eval(), draw, arguments.num_samples, clocked, arguments.per_ask)
     for name, value in found.items():
         print(f"{name}: {value}")
     if arguments.json:

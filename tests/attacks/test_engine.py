@@ -11,8 +11,9 @@ from torch import nn
 
 from inoculate.attacks import engine
 from inoculate.attacks.engine import Examples, Trial, train
+from inoculate.attacks.parallel import Processes
 from inoculate.attacks.sequential import train_sequentially
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, StageError
 from inoculate.models.classifier import EncoderBody, MlpBody
 
 
@@ -165,3 +166,23 @@ def test_a_layer_without_a_batched_form_is_named():
     body.feature_size = 3
     with pytest.raises(InputError, match="Conv1d"):
         run(train, body, vectors, [trial(0)])
+
+
+def test_two_processes_find_what_one_does():
+    pool, validation = vectors(40), vectors(30, 1)
+    options = {"classes": 3, "eval_steps": 5}
+    with Processes(2) as engine:
+        both = engine(mlp(), pool, validation, None, MIXED, **options)
+        alone = engine(mlp(), pool, validation, None, MIXED[:1], **options)
+    one = train(mlp(), pool, validation, None, MIXED, **options)
+    assert [(curve.steps, curve.validation) for curve in both] == [(curve.steps, curve.validation) for curve in one]
+    assert alone[0].validation == one[0].validation
+
+
+def test_a_process_that_dies_is_an_error_and_not_a_wait():
+    with Processes(2) as engine:
+        for process in engine._pool._processes.values():
+            process.kill()
+        with pytest.raises(StageError, match="died"):
+            for _ in range(3):  # the pool may take a call to notice
+                engine(mlp(), vectors(40), vectors(30, 1), None, MIXED, classes=3, eval_steps=5)
