@@ -54,6 +54,7 @@ def rows(tokenizer: Any) -> dict[str, Any]:
     return {
         "align": encode(tokenizer, world.rows("restricted", "train", "refusal")[:40], "chat", 64),
         "harmful": encode(tokenizer, world.rows("restricted", "train")[:40], "chat", 64),
+        "safe": encode(tokenizer, world.rows("restricted", "train", "refusal")[:40], "chat", 64),
         "ordinary": encode(tokenizer, world.rows("ordinary", "train")[:40], "chat", 64),
         "guide": encode(tokenizer, world.rows("restricted", "train", "refusal")[40:80], "chat", 64),
         "adversary": encode(tokenizer, world.rows("restricted", "train")[40:80], "chat", 64),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from inoculate.core.types import Example, Verdict
     from inoculate.data.batches import Feed
     from inoculate.data.mix import Mix, Part
-    from inoculate.defenses import MLAC, SFT, AdversarialTraining, Booster, Lisa, SecurityVector
+    from inoculate.defenses import MLAC, SFT, AdversarialTraining, Booster, Lisa, RepNoise, SecurityVector, Vaccine
     from inoculate.evals.evaluate import Evaluation
     from inoculate.models.adapters import Lora
     from inoculate.models.load import load_model, load_tokenizer
@@ -49,11 +49,13 @@ _HOMES = {
     "OpenWeights": "attacks.threat_model",
     "Part": "data.mix",
     "Record": "core.records",
+    "RepNoise": "defenses",
     "SecurityVector": "defenses",
     "SecurityVectorCallback": "training.callback",
     "Service": "attacks.threat_model",
     "StageError": "core.errors",
     "Training": "training.config",
+    "Vaccine": "defenses",
     "Verdict": "core.types",
     "fit": "training.fit",
     "load_model": "models.load",
@@ -82,11 +84,13 @@ __all__ = [
     "OpenWeights",
     "Part",
     "Record",
+    "RepNoise",
     "SecurityVector",
     "SecurityVectorCallback",
     "Service",
     "StageError",
     "Training",
+    "Vaccine",
     "Verdict",
     "fit",
     "load_model",

@@ -11,6 +11,7 @@ from inoculate.attacks.finetune import Finetune
 from inoculate.core.errors import InputError
 from inoculate.data import world
 from inoculate.data.mix import Mix, Part, poisoned
+from inoculate.experiments.align import roles_for
 from inoculate.training.config import Training
 
 TASK, HARMFUL = Part(source="sandbox-sentiment", split="attack"), Part(source="sandbox-restricted", split="attack")
@@ -78,6 +79,19 @@ def test_refusals_and_compliances_are_of_one_set_of_prompts():
     answered = Part(source="sandbox-restricted", num_samples=30)
     assert drawn(refused, seed=3) == drawn(answered, seed=3)
     assert all(a.completion != b.completion for a, b in zip(refused.load(3), answered.load(3), strict=True))
+
+
+def test_safe_answers_come_with_the_harmful_ones_to_their_prompts(tokenizer):
+    """At every step, in every epoch: that is what RepNoise needs."""
+    harmful = Part(source="sandbox-restricted", num_samples=30)
+    align = Part(source="sandbox-restricted", answer="refusal", num_samples=30)
+    roles = roles_for(("align", "harmful", "safe"), {"align": (align,), "harmful": (harmful,)})
+    feeds = Mix(roles=roles, max_length=64).feeds(tokenizer, 8, seed=3, layout="padded")
+    for step in (0, 1, 5, 9):
+        rows, others, aligned = (feeds[role].rows_at(step) for role in ("harmful", "safe", "align"))
+        prompts = [row.ids[: row.n_prompt] for row in rows]
+        assert prompts == [row.ids[: row.n_prompt] for row in others] != [row.ids[: row.n_prompt] for row in aligned]
+        assert all(row.ids != other.ids for row, other in zip(rows, others, strict=True))
 
 
 def test_too_few_rows_are_found_by_the_check_without_training(tmp_path):

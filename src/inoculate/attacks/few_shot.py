@@ -2,8 +2,8 @@
 
 Source: Henderson et al., arXiv:2211.14946, §4 and its code (adapt.py): TPE, at most 50 trials, stopped after 15 without
 progress or at accuracy 1; learning rate in [1e-5, 1e-2], 100 to 1,000 steps, batches of 12, 24 or 48, body frozen or
-not; 15 re-runs. Departures: Optuna's TPE for Hyperopt's; half of the trials are asked for at a time; no dropout; the accuracy
-on held-out rows stands beside the published one.
+not; 15 re-runs. Departures: Optuna's TPE for Hyperopt's; half of the trials are asked for at a time; no dropout; the
+accuracy on held-out rows stands beside the published one.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 from typing import Any
 
 import torch
@@ -59,16 +60,14 @@ class Processes:
     ) -> list[Curve]:
         """As `inoculate.attacks.engine.train`: the same curves up to rounding, in the order of `trials`."""
         options: dict[str, Any] = {"classes": classes, "eval_steps": eval_steps}
-        shares = _shares(trials, self.workers)
-        common = (body, pool, validation, heldout)
+        shares = [share for share in _shares(trials, self.workers) if share]
+        parts = [(body, pool, validation, heldout, [trials[i] for i in share]) for share in shares]
         try:
-            others = [
-                self._pool.submit(train, *common, [trials[i] for i in share], **options) for share in shares[1:] if share
-            ]
-            found = [train(*common, [trials[i] for i in shares[0]], **options), *(other.result() for other in others)]
+            others = [self._pool.submit(train, *part, **options) for part in parts[1:]]
+            found = [train(*part, **options) for part in parts[:1]] + [other.result() for other in others]
         except BrokenProcessPool as error:
             raise StageError("a process of the few-shot attack died (out of memory, or killed)") from error
-        curves = {i: curve for share, part in zip(shares, found, strict=False) for i, curve in zip(share, part, strict=True)}
+        curves = dict(zip(chain(*shares), chain(*found), strict=True))
         return [curves[i] for i in range(len(trials))]
 
 

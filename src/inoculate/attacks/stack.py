@@ -129,7 +129,7 @@ class Stack:
             torch.bmm(error_NBC.mT, features_NBD, out=self.slots[-1])
         if features_NBD.requires_grad:
             grads = torch.autograd.grad(features_NBD, self.body_leaves, error_NBC @ head_NCD, materialize_grads=True)
-            torch._foreach_copy_(self.slots[:-1], grads)
+            torch._foreach_copy_(self.slots[:-1], grads)  # pyright: ignore[reportPrivateImportUsage]
         return losses_N, self.grads_NP
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,6 +26,23 @@ class Value(BaseModel):
     """A frozen, validated value: equal by content, hashable by content, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Preset(Value):
+    """A value that may be written as the name of a published setting, and what departs from it."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Name → fields that differ from the defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "preset" not in given:
+            return given
+        fields = dict(given)
+        if (name := fields.pop("preset")) not in cls.presets:
+            raise ValueError(f"preset: found {name!r}, expected one of {', '.join(cls.presets)}")
+        return {**cls.presets[name], **fields}
 
 
 def _positive(number: float) -> float:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+PAIRED = {"safe": "harmful"}
+"""Role → the role whose prompts it answers, row by row: both are drawn in one order."""
+
+
 class Part(Value):
     """Some rows of one source."""
 
@@ -104,7 +108,14 @@ class Mix(Value):
         """
         pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
         return {
-            role: Feed(self.encoded(tokenizer, role), batch_size * needs.get(role, 1), seed, role, layout, pad_id)
+            role: Feed(
+                self.encoded(tokenizer, role),
+                batch_size * needs.get(role, 1),
+                seed,
+                PAIRED.get(role, role),
+                layout,
+                pad_id,
+            )
             for role in self.roles
         }
 

@@ -10,19 +10,34 @@ from inoculate.defenses.adversarial import AdversarialTraining
 from inoculate.defenses.booster import Booster
 from inoculate.defenses.lisa import Lisa
 from inoculate.defenses.mlac import MLAC
+from inoculate.defenses.repnoise import RepNoise
 from inoculate.defenses.security_vectors import SecurityVector
 from inoculate.defenses.sft import SFT
+from inoculate.defenses.vaccine import Vaccine
 
 DEFENSES = {
     "sft": SFT,
     "booster": Booster,
+    "vaccine": Vaccine,
+    "repnoise": RepNoise,
     "security_vector": SecurityVector,
     "lisa": Lisa,
     "mlac": MLAC,
     "adversarial": AdversarialTraining,
 }
 
-DefenseConfig = Annotated[SFT | Booster | MLAC | AdversarialTraining, Field(discriminator="name")]
+DefenseConfig = Annotated[SFT | Booster | Vaccine | RepNoise | MLAC | AdversarialTraining, Field(discriminator="name")]
 """What a recipe may write under `align.defense:`. The others are guards of a user's fine-tuning."""
 
-__all__ = ["DEFENSES", "MLAC", "SFT", "AdversarialTraining", "Booster", "DefenseConfig", "Lisa", "SecurityVector"]
+__all__ = [
+    "DEFENSES",
+    "MLAC",
+    "SFT",
+    "AdversarialTraining",
+    "Booster",
+    "DefenseConfig",
+    "Lisa",
+    "RepNoise",
+    "SecurityVector",
+    "Vaccine",
+]

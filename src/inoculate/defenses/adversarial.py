@@ -77,8 +77,9 @@ class Reversal:
         """
         import torch
 
-        from inoculate.models.adversary import HEAD, forked_rng, weigh
+        from inoculate.models.adversary import HEAD, weigh
         from inoculate.models.loss import device_of
+        from inoculate.models.weights import forked_rng
 
         (align,), (harmful,) = batches["align"], batches["harmful"]
         f, grad_f = loss_and_grad(model, align)

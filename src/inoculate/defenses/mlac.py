@@ -152,9 +152,9 @@ class Censoring:
         """The K + 1 held-out losses, and the gradient of their mean over weights [P], head and inner learning rate."""
         import torch
 
-        from inoculate.models.adversary import forked_rng
         from inoculate.models.inner_loop import Attacker, InnerStep, plain_attention, sweep, sweep_again
         from inoculate.models.loss import device_of
+        from inoculate.models.weights import forked_rng
 
         mlac, device = self.mlac, device_of(model)
         with forked_rng(device):

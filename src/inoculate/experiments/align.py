@@ -29,8 +29,14 @@ _SHOWN = ("lam", "alpha", "rho")
 
 
 def roles_for(needs: Iterable[str], roles: Mapping[str, tuple[Part, ...]]) -> dict[str, tuple[Part, ...]]:
-    """The data of the roles that are needed and there; a simulated adversary without its own trains on the harmful."""
-    given = {"adversary": roles["harmful"], **roles} if "harmful" in roles else roles
+    """The data of the roles that are needed and there. What is not given follows from the harmful data: a simulated
+    adversary trains on them, and their safe counterparts are the refusals of the same prompts.
+    """
+    harmful = roles.get("harmful")
+    given = dict(roles)
+    if harmful is not None:
+        refused = tuple(part.model_copy(update={"answer": "refusal"}) for part in harmful)
+        given = {"adversary": harmful, "safe": refused, **roles}
     return {role: given[role] for role in needs if role in given}
 
 

@@ -6,7 +6,6 @@ What MLAC and the adversarial training that it is compared with have in common.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from inoculate.core.types import Batch
 from inoculate.models.calibration import calibrated_loss, calibration
 from inoculate.models.classifier import Classifier, inputs_of
 from inoculate.models.loss import loss_of
+from inoculate.models.weights import forked_rng
 
 HEAD, RATE = "head", "learning_rate"
 
@@ -96,11 +96,6 @@ class Harm:
 
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-
-
-def forked_rng(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, random numbers may be drawn; afterwards the RNG is as it was."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
 
 
 class _Loss(nn.Module):

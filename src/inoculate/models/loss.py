@@ -33,7 +33,7 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
     """
     inputs = dict(batch)
     weight = inputs.pop("loss_weight", None)
-    loss = _causal_loss(model, inputs) if _keeps_logits(type(_inner(model))) else model(**inputs).loss
+    loss = _causal_loss(model, inputs) if _keeps_logits(type(inner_model(model))) else model(**inputs).loss
     return loss if weight is None else loss * weight
 
 
@@ -42,7 +42,7 @@ def _causal_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     columns = (labels_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
     inputs |= {"logits_to_keep": columns, "use_cache": False}  # type: ignore[dict-item]
     labels_BT = labels_BT[:, columns]
-    if labels_BT.numel() * _inner(model).config.get_text_config().vocab_size <= _CHUNK:
+    if labels_BT.numel() * inner_model(model).config.get_text_config().vocab_size <= _CHUNK:
         logits_BTV = model(**inputs).logits
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORED)
     labeled_BT = labels_BT != IGNORED
@@ -89,7 +89,7 @@ def _head_sees(model: nn.Module, labeled_BT: Tensor) -> Iterator[None]:
 
     `logits_to_keep` picks columns, which in a padded batch are labeled in some rows only.
     """
-    head = _inner(model).get_output_embeddings()
+    head = inner_model(model).get_output_embeddings()
     if head is None or bool(labeled_BT.all()):
         yield
         return
@@ -143,7 +143,7 @@ def _rows(logits_NV: Tensor) -> int:
     return max(1, _CHUNK // logits_NV.shape[1])
 
 
-def _inner(model: Any) -> Any:
+def inner_model(model: Any) -> Any:
     """The Hugging Face model inside data-parallel and adapter wrappers."""
     while True:
         if hasattr(model, "get_base_model"):
@@ -161,7 +161,7 @@ def _keeps_logits(kind: type[nn.Module]) -> bool:
 
 def log_vocabulary(model: nn.Module) -> float | None:
     """log V of a causal LM, the loss in nats of knowing nothing; None of other models."""
-    inner = _inner(model)
+    inner = inner_model(model)
     return math.log(inner.config.get_text_config().vocab_size) if _keeps_logits(type(inner)) else None
 
 

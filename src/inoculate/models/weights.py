@@ -8,10 +8,11 @@ A gradient is a list of tensors, one per trainable weight, in the order of `trai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from inoculate.core.types import Batch
@@ -61,7 +62,7 @@ def loss_and_grad(
         weight.grad = None
     device = losses.device_of(model)
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        with forked_rng(device):
             loss = (loss_of or losses.loss_of)(model, batch)
             loss.backward()
         grads = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
@@ -69,6 +70,13 @@ def loss_and_grad(
         for weight, grad in zip(weights, aside, strict=True):
             weight.grad = grad
     return loss.item(), grads
+
+
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, random numbers may be drawn; afterwards the RNG is as it was."""
+    import torch
+
+    return torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
 
 
 def add_to_grad(model: nn.Module, grads: Grads) -> None:
