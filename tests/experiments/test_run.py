@@ -10,6 +10,7 @@ import sys
 import pytest
 from tests.experiments import tiny
 
+from inoculate.core.errors import InputError
 from inoculate.core.records import read_records
 from inoculate.experiments.attack import Attack
 from inoculate.experiments.recipe import load_recipe
@@ -225,3 +226,32 @@ def test_an_attack_cut_off_goes_on_from_its_checkpoint_byte_for_byte(tmp_path, m
     name = f"{attack.folder}/responses.jsonl"
     assert (cut.path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert tiny.names(cut.folder(attack)) == tiny.names(tmp_path / "whole" / attack.folder)
+
+
+def test_harm_is_tracked_on_the_rows_of_the_attack(finished, tmp_path):
+    """Under p = 1 and p = 0 alike; what else is measured, and what is trained, stays as it was."""
+    store = copy_of(finished, tmp_path, "base", "align", "evaluate")
+    changes = {"matrix": {**tiny.ONE_LINE, "attack.poison_ratio": [1, 0]}, "attack.training.learning_rate": 1e-2}
+    plain, tracked = (tiny.write(tmp_path, {**changes, "track_harm": on}, f"{on}.yaml") for on in (False, True))
+    assert tiny.run(plain, store)[0] == tiny.run(tracked, store)[0] == 0
+    found = {}
+    for path in (plain, tracked):
+        for stage in load_recipe(str(path)).stages():
+            if isinstance(stage, Attack):
+                found[stage.track_harm, stage.attack.poison_ratio] = rows(store / stage.folder)
+    metrics = ("harmful_loss_train", "harmful_grad_norm")
+    for p in (0, 1):
+        new = [row for row in found[True, p] if row.metric in metrics]
+        assert [(row.step, row.metric) for row in new] == [(step, metric) for step in (0, 3, 6) for metric in metrics]
+        others = {(row.metric, row.judge, row.step): row.value for row in found[True, p] if row.metric not in metrics}
+        assert others == {(row.metric, row.judge, row.step): row.value for row in found[False, p]}
+    (first, last), *_ = [
+        [row.value for row in found[True, 1] if row.metric == "harmful_loss_train" and row.step in (0, 6)]
+    ]
+    assert last < first  # these rows are what it was trained on
+
+
+def test_nothing_to_track_is_said(tmp_path):
+    path = tiny.write(tmp_path, {"track_harm": True, "attack.harmful": None, "attack.poison_ratio": 0})
+    with pytest.raises(InputError, match="track_harm: there is nothing to track without harmful data"):
+        load_recipe(str(path))

@@ -46,6 +46,22 @@ def diagnose(model: nn.Module, vector: Mounted, harmful: Batch | None, user: Bat
     return rows
 
 
+def harm_rows(model: nn.Module, harmful: Batch) -> list[dict[str, Any]]:
+    """How far harmful training data still move a model: Booster's measure of harmful perturbation.
+
+    In eval mode, over the trainable weights; the model is left as it is.
+
+    Returns:
+        Rows with `metric` and `value`: `harmful_loss_train` (nats per token) and `harmful_grad_norm` (L2).
+    """
+    from inoculate.models.weights import eval_mode, loss_and_grad, norm
+
+    with eval_mode(model):
+        loss, grad = loss_and_grad(model, harmful)
+    measured = {"harmful_loss_train": loss, "harmful_grad_norm": norm(grad)}
+    return [{"metric": metric, "value": value, "layer": WHOLE} for metric, value in measured.items()]
+
+
 def _compare(model: nn.Module, harmful: Batch, user: Batch) -> Iterator[dict[str, Any]]:
     from inoculate.models.weights import eval_mode, loss_and_grad, norm
 

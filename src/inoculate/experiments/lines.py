@@ -57,6 +57,7 @@ class Line(Value):
     threat_model: ThreatModel = OpenWeights()
     eval_every: PositiveInt = 20
     break_threshold: Rate = 0.5
+    track_harm: bool = False
 
     @model_validator(mode="after")
     def _is_possible(self) -> Line:
@@ -65,6 +66,8 @@ class Line(Value):
                 self.threat_model.check(self.attack)
             except InputError as error:
                 raise ValueError(str(error)) from None
+        if self.track_harm and (self.attack is None or self.attack.harmful is None):
+            raise ValueError("track_harm: there is nothing to track without harmful data (`attack.harmful`)")
         return self
 
     def stages(self) -> Iterator[Stage]:
@@ -81,6 +84,7 @@ class Line(Value):
                 evaluate=self.evaluate,
                 eval_every=self.eval_every,
                 break_threshold=self.break_threshold,
+                track_harm=self.track_harm,
             )
 
     def _model(self) -> Model:
