@@ -90,7 +90,7 @@ WRONG = {
     "no harmful data": ([*ALIGN, "rows.jsonl", "--defense", "booster"], "booster needs data for the role 'harmful'"),
     "an unknown defense": (
         [*ALIGN, "rows.jsonl", "--defense", "boster"],
-        "defense.name: unknown name (found 'boster', expected one of sft, booster, vaccine, repnoise, mlac, adversarial). Did you mean 'booster'?",
+        "defense.name: unknown name (found 'boster', expected one of sft, booster, vaccine, repnoise, mlac, adversarial, together). Did you mean 'booster'?",
     ),
     "an unknown hyperparameter": (
         [*ALIGN, "rows.jsonl", "--set", "defense.lam=1"],

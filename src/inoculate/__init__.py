@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from inoculate.core.types import Example, Verdict
     from inoculate.data.batches import Feed
     from inoculate.data.mix import Mix, Part
-    from inoculate.defenses import MLAC, SFT, AdversarialTraining, Booster, Lisa, RepNoise, SecurityVector, Vaccine
+    from inoculate.defenses import (
+        MLAC,
+        SFT,
+        AdversarialTraining,
+        Booster,
+        Lisa,
+        RepNoise,
+        SecurityVector,
+        Together,
+        Vaccine,
+    )
     from inoculate.evals.evaluate import Evaluation
     from inoculate.models.adapters import Lora
     from inoculate.models.load import load_model, load_tokenizer
@@ -54,6 +64,7 @@ _HOMES = {
     "SecurityVectorCallback": "training.callback",
     "Service": "attacks.threat_model",
     "StageError": "core.errors",
+    "Together": "defenses",
     "Training": "training.config",
     "Vaccine": "defenses",
     "Verdict": "core.types",
@@ -89,6 +100,7 @@ __all__ = [
     "SecurityVectorCallback",
     "Service",
     "StageError",
+    "Together",
     "Training",
     "Vaccine",
     "Verdict",

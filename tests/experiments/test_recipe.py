@@ -150,7 +150,7 @@ def test_what_set_refuses(tmp_path, override, message):
         ),
         (
             {"matrix": {"align.defense": [{"name": "boster"}]}},
-            "align.defense.name: unknown name (found 'boster', expected one of sft, booster, vaccine, repnoise, mlac, adversarial). Did you mean 'booster'?",
+            "align.defense.name: unknown name (found 'boster', expected one of sft, booster, vaccine, repnoise, mlac, adversarial, together). Did you mean 'booster'?",
         ),
         ({"matrix": {"align.defense": [{"lam": 1}]}}, "align.defense: the field `name` is missing"),
         ({"attack.num_samples": "many"}, "attack.num_samples: wrong value (found 'many', expected a valid integer"),

@@ -13,6 +13,7 @@ from inoculate.defenses.mlac import MLAC
 from inoculate.defenses.repnoise import RepNoise
 from inoculate.defenses.security_vectors import SecurityVector
 from inoculate.defenses.sft import SFT
+from inoculate.defenses.together import Together
 from inoculate.defenses.vaccine import Vaccine
 
 DEFENSES = {
@@ -24,9 +25,12 @@ DEFENSES = {
     "lisa": Lisa,
     "mlac": MLAC,
     "adversarial": AdversarialTraining,
+    "together": Together,
 }
 
-DefenseConfig = Annotated[SFT | Booster | Vaccine | RepNoise | MLAC | AdversarialTraining, Field(discriminator="name")]
+DefenseConfig = Annotated[
+    SFT | Booster | Vaccine | RepNoise | MLAC | AdversarialTraining | Together, Field(discriminator="name")
+]
 """What a recipe may write under `align.defense:`. The others are guards of a user's fine-tuning."""
 
 __all__ = [
@@ -39,5 +43,6 @@ __all__ = [
     "Lisa",
     "RepNoise",
     "SecurityVector",
+    "Together",
     "Vaccine",
 ]

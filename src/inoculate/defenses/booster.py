@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from inoculate.core.types import Batches, Value
-from inoculate.models.weights import add_to_grad, combine, loss_and_grad, norm, shifted
+from inoculate.models.weights import Grads, add_to_grad, combine, loss_and_grad, norm, shifted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,13 +47,19 @@ class Booster(Value):
         Returns:
             `align_loss` f(w), `harmful_loss` h(w), `harmful_drop` h(w) − h(w − α ĝ), `harmful_grad_norm` ‖∇h(w)‖₂.
         """
-        (align,), (harmful,) = batches["align"], batches["harmful"]
+        (align,) = batches["align"]
         f, grad_f = loss_and_grad(model, align)
+        terms, measured = self.beyond(model, batches)
+        add_to_grad(model, combine((1.0, grad_f), *terms))
+        return {"align_loss": f, **measured}
+
+    def beyond(self, model: nn.Module, batches: Batches) -> tuple[list[tuple[float, Grads]], dict[str, float]]:
+        """What is added to ∇f, as (coefficient, gradient) pairs, and what was measured on the way."""
+        (harmful,) = batches["harmful"]
         h, grad_h = loss_and_grad(model, harmful)
         length = norm(grad_h)
         with shifted(model, along=grad_h, by=-self.alpha / (length + _NO_DIRECTION)):  # w − α ĝ
             h_after, grad_h_after = loss_and_grad(model, harmful)
 
-        λ = self.lam
-        add_to_grad(model, combine((1.0, grad_f), (λ, grad_h), (-λ, grad_h_after)))
-        return {"align_loss": f, "harmful_loss": h, "harmful_drop": h - h_after, "harmful_grad_norm": length}
+        measured = {"harmful_loss": h, "harmful_drop": h - h_after, "harmful_grad_norm": length}
+        return [(self.lam, grad_h), (-self.lam, grad_h_after)], measured

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import NonNegativeFloat
 
 from inoculate.core.types import Batches, Preset
-from inoculate.models.weights import add_to_grad, combine, loss_and_grad
+from inoculate.models.weights import Grads, add_to_grad, combine, loss_and_grad
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,11 +52,17 @@ class RepNoise(Preset):
         Raises:
             InputError: harmful and safe rows that do not answer the same prompts; a model without an MLP to hook.
         """
+        (align,) = batches["align"]
+        f, grad_f = loss_and_grad(model, align)
+        terms, measured = self.beyond(model, batches)
+        add_to_grad(model, combine((1.0, grad_f), *terms))
+        return {"align_loss": f, **measured}
+
+    def beyond(self, model: nn.Module, batches: Batches) -> tuple[list[tuple[float, Grads]], dict[str, float]]:
+        """What is added to ∇f, as (coefficient, gradient) pairs, and what was measured on the way."""
         from inoculate.models.noising import Noising
 
-        (align,), (harmful,), (safe,) = batches["align"], batches["harmful"], batches["safe"]
-        f, grad_f = loss_and_grad(model, align)
+        (harmful,), (safe,) = batches["harmful"], batches["safe"]
         noising = Noising(safe, alpha=self.alpha, beta=self.beta)
         _, grad_h = loss_and_grad(model, harmful, noising)
-        add_to_grad(model, combine((1.0, grad_f), (1.0, grad_h)))
-        return {"align_loss": f, "harmful_loss": noising.harmful_loss, "noise_distance": noising.distance}
+        return [(1.0, grad_h)], {"harmful_loss": noising.harmful_loss, "noise_distance": noising.distance}

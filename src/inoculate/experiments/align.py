@@ -11,7 +11,7 @@ from pydantic import model_validator
 from inoculate.core.errors import InputError
 from inoculate.core.records import Record, write_records
 from inoculate.data.mix import Mix, Part
-from inoculate.defenses import DefenseConfig
+from inoculate.defenses import DefenseConfig, Together
 from inoculate.experiments.base import Base, Sandbox, base_fingerprint
 from inoculate.experiments.stage import (
     Context,
@@ -63,6 +63,11 @@ class Align(Stage):
         """The data that the defense uses."""
         return roles_for(self.defense.needs, self.data.roles)
 
+    @property
+    def title(self) -> str:
+        """The defense's name on records; of several together, theirs."""
+        return self.defense.title if isinstance(self.defense, Together) else self.defense.name
+
     def upstream(self) -> Sequence[Stage]:
         return (self.base,) if isinstance(self.base, Sandbox) else ()
 
@@ -75,7 +80,7 @@ class Align(Stage):
 
     def label(self) -> str:
         settings = " ".join(f"{name}={value:g}" for name, value in self.defense_params().items() if name in _SHOWN)
-        return f"{self.defense.name} {settings}".strip() + f" · seed {self.training.seed}"
+        return f"{self.title} {settings}".strip() + f" · seed {self.training.seed}"
 
     def defense_params(self) -> dict[str, Any]:
         """The defense's hyperparameters and the length and data of its training, flat."""
@@ -84,9 +89,11 @@ class Align(Stage):
             for role, parts in self.data.roles.items()
             if all(part.num_samples for part in parts)
         }
-        training = self.training
+        training, defense = self.training, self.defense
+        together = isinstance(defense, Together)
+        settings = defense.params() if together else defense.model_dump(mode="json", exclude={"name"})
         return {
-            **self.defense.model_dump(mode="json", exclude={"name"}),
+            **settings,
             **rows,
             "align_steps": training.max_steps,
             "learning_rate": training.learning_rate,
@@ -100,7 +107,7 @@ class Align(Stage):
             stage=self.folder,
             base=self.base.name if isinstance(self.base, Sandbox) else self.base.name_or_path,
             base_seed=self.base.seed if isinstance(self.base, Sandbox) else None,
-            defense=self.defense.name,
+            defense=self.title,
             defense_params=self.defense_params(),
             defense_seed=self.training.seed,
             adapter_mode="full" if self.lora is None else "continue",
