@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from inoculate.attacks import engine
 from inoculate.attacks.engine import Examples, Trial, train
 from inoculate.attacks.parallel import Processes
 from inoculate.attacks.sequential import train_sequentially
+from inoculate.attacks.vocabulary import reachable
 from inoculate.core.errors import InputError, StageError
 from inoculate.models.classifier import EncoderBody, MlpBody
 
@@ -22,8 +24,8 @@ def vectors(rows: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Exa
     return Examples({"x": x}, (x[:, 0] > 0).long() + (x[:, 1] > 1).long())
 
 
-def texts(rows: int, seed: int = 0) -> Examples:
-    ids = torch.randint(0, 20, (rows, 5), generator=torch.Generator().manual_seed(seed))
+def texts(rows: int, seed: int = 0, words: int = 20) -> Examples:
+    ids = torch.randint(0, words, (rows, 5), generator=torch.Generator().manual_seed(seed))
     mask = torch.ones_like(ids)
     ids[::3, 3:] = mask[::3, 3:] = 0
     return Examples({"input_ids": ids, "attention_mask": mask}, ids[:, 0] % 3)
@@ -34,12 +36,12 @@ def mlp(dtype: torch.dtype = torch.float64) -> nn.Module:
     return MlpBody(6, 8, 2, 5).to(dtype)
 
 
-def encoder() -> nn.Module:
+def encoder(words: int = 20) -> nn.Module:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(1)
     shape = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
-    config = BertConfig(vocab_size=20, max_position_embeddings=8, attn_implementation="eager", **shape)
+    config = BertConfig(vocab_size=words, max_position_embeddings=8, attn_implementation="eager", **shape)
     return EncoderBody(BertModel(config, add_pooling_layer=False)).double()
 
 
@@ -86,6 +88,20 @@ def test_every_trial_ends_with_the_weights_of_the_plain_loop(make, data, padded,
         moved = (one.weights["head"] - spec.head(3, body.feature_size)).abs().max()
         assert moved > 1e-3
     assert all(torch.equal(weight, before[name]) for name, weight in body.state_dict().items())
+
+
+def test_vectors_of_words_that_no_sample_has_are_not_trained():
+    """They are not even stacked; weights and accuracies, also on texts full of them, are the plain loop's."""
+    body, data = encoder(300), partial(texts, words=300)
+    ids = data(30).inputs["input_ids"]
+    seen = {int(word) for spec in MIXED for row in spec.rows for word in ids[row]}
+    used = torch.tensor(sorted({row for spec in MIXED for row in spec.rows}))
+    table = reachable(body, ids[used]).encoder.get_input_embeddings()
+    assert len(table.weight) == len(seen - {0}) < 120  # 0 is padding, which torch does not train
+    torch.testing.assert_close(table(ids), body.encoder.get_input_embeddings()(ids), rtol=0, atol=0)
+    specs = [spec for spec in MIXED if not spec.frozen]
+    for one, other in zip(run(train, body, data, specs), run(train_sequentially, body, data, specs), strict=True):
+        assert_same(one, other)
 
 
 def test_curves_hold_every_evaluation_and_the_last_step():

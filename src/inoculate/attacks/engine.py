@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks.sequential import EVAL_ROWS, Curve, Examples, Trial, curve_of
 from inoculate.attacks.stack import Features, Stack
+from inoculate.attacks.vocabulary import reachable, whole
 
 __all__ = ["Curve", "Examples", "Trial", "train"]
 
@@ -120,6 +121,13 @@ class Job:
             trials=[replace(trial, rows=tuple(np.searchsorted(used, trial.rows).tolist())) for trial in self.trials],
         )
 
+    def within_reach(self) -> Job:
+        """The same trials, without the word vectors that none of their rows has."""
+        if "input_ids" not in self.pool.inputs:
+            return self
+        used = torch.tensor(sorted({row for trial in self.trials for row in trial.rows}))
+        return replace(self, body=reachable(self.body, self.pool.inputs["input_ids"][used]))
+
     def groups(self) -> Iterator[list[int]]:
         """Numbers of the trials that share a stack: of one optimizer, alike in length, within the memory."""
         weights = sum(weight.numel() for weight in self.body.parameters()) + self.classes * self.feature_size
@@ -186,7 +194,7 @@ class Race:
         if any(over):
             for place, number in enumerate(self.here):
                 if over[place] and keep:
-                    self.weights[number] = self.stack.weights_of(place)
+                    self.weights[number] = whole(self.job.body, self.stack.weights_of(place))
             stay = [place for place, gone in enumerate(over) if not gone]
             self.here = [self.here[place] for place in stay]
             self.stack.bind(self.stack.weights_NP[stay])
@@ -228,7 +236,9 @@ def train(
     curves: dict[int, Curve] = {}
     for frozen in (True, False):
         numbers = [number for number, trial in enumerate(trials) if trial.frozen is frozen]
-        part = job.part(numbers).on_features() if frozen and numbers else job.part(numbers)
+        part = job.part(numbers)
+        if numbers:
+            part = part.on_features() if frozen else part.within_reach()
         for group in part.groups():
             found = Race(part.part(group)).run(keep)
             curves.update(zip((numbers[number] for number in group), found, strict=True))

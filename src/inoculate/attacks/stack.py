@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inoculate.attacks.sequential import EVAL_ROWS, Examples
+from inoculate.attacks.vocabulary import Reachable
 from inoculate.core.errors import InputError
 
 
@@ -52,10 +53,19 @@ def _embedding(layer: nn.Embedding, stack: Stack, ids: Tensor) -> Tensor:
     return y.expand(-1, stack.rows, -1, -1).reshape(stack.size * stack.rows, *ids.shape[1:], -1)
 
 
+def _reachable(layer: Reachable, stack: Stack, ids: Tensor) -> Tensor:
+    """As `_embedding`, of the vectors that are weights."""
+    table_NUD = layer.weight
+    places_NB = layer.place[ids].clamp_min(0).view(stack.size, -1)
+    first_N1 = torch.arange(stack.size)[:, None] * table_NUD.shape[1]
+    return layer.mixed(ids, F.embedding(places_NB + first_N1, table_NUD.flatten(0, 1)).view(*ids.shape, -1))
+
+
 LAYERS: Mapping[type[nn.Module], Callable[..., Tensor]] = {
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
     nn.Embedding: _embedding,
+    Reachable: _reachable,
 }
 
 
