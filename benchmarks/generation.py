@@ -17,7 +17,7 @@ import torch
 
 from inoculate.data import world
 from inoculate.evals.generate import generate
-from inoculate.models.sandbox import TinyLlama, build_tokenizer
+from inoculate.models.sandbox import TinyModel, build_tokenizer
 
 PROMPTS, NEW_TOKENS = 128, 32
 
@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
-    wide = TinyLlama(hidden_size=256, intermediate_size=768, num_hidden_layers=4)
+    wide = TinyModel(hidden_size=256, intermediate_size=768, num_hidden_layers=4)
     cases = (
-        ("sandbox Llama, 64 x 2", TinyLlama(), build_tokenizer(world.vocabulary())),
+        ("sandbox Llama, 64 x 2", TinyModel(), build_tokenizer(world.vocabulary())),
         ("Llama, 256 x 4, vocabulary 49,152", wide, build_tokenizer([f"w{i}" for i in range(49_147)])),
     )
     for name, shape, tokenizer in cases:

@@ -19,7 +19,7 @@ import torch
 from booster_step import Workload, our_step, small_llama
 from inoculate import SFT, Lora, Training, load_model, mounted
 from inoculate.models.adapters import add_lora
-from inoculate.models.sandbox import TinyLlama
+from inoculate.models.sandbox import TinyModel
 from inoculate.models.vectors import Layer, Vector
 from inoculate.training.layout import layout_for
 
@@ -62,7 +62,7 @@ def main() -> None:
     long = Workload(10, 200, 150)
     cases: dict[str, tuple[Any, Workload]] = {
         "Llama 256 x 4, vocabulary 49,152": (lambda: small_llama(torch.float32), long),
-        "sandbox Llama 64 x 2": (lambda: TinyLlama().build(300, seed=0), Workload(10, 15, 15)),
+        "sandbox Llama 64 x 2": (lambda: TinyModel().build(300, seed=0), Workload(10, 15, 15)),
     }
     if arguments.model:
         cases = {arguments.model: (lambda: load_model(arguments.model), Workload(4, 200, 150))}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inoculate.data import world
 from inoculate.data.batches import pad
 from inoculate.data.templates import encode
-from inoculate.models.sandbox import TinyLlama, build_tokenizer
+from inoculate.models.sandbox import TinyModel, build_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def tokenizer() -> Any:
 @pytest.fixture
 def tiny(tokenizer: Any) -> Any:
     """A fresh Llama of 32 × 2."""
-    shape = TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2)
+    shape = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2)
     return shape.build(len(tokenizer), seed=0)
 
 

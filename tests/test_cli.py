@@ -22,7 +22,7 @@ from inoculate.data.world_table import WORLDS
 from inoculate.defenses import DEFENSES
 from inoculate.evals.judges import JUDGES
 from inoculate.experiments.recipe import bundled, load_recipe
-from inoculate.models.sandbox import TinyLlama, build_tokenizer
+from inoculate.models.sandbox import TinyModel, build_tokenizer
 from tests.experiments import tiny
 
 
@@ -47,7 +47,7 @@ def faulty(tmp_path_factory):
     """A model and data, and the same with one fault each."""
     tmp_path = tmp_path_factory.mktemp("faulty")
     tokenizer = build_tokenizer(world.vocabulary())
-    shape = TinyLlama(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
+    shape = TinyModel(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
     for name in ("model", "cut", "pickled", "speechless"):
         model = shape.build(len(tokenizer), seed=0)
         model.save_pretrained(tmp_path / name)

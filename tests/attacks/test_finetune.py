@@ -51,9 +51,9 @@ def test_what_is_taught_is_said(tiny, tokenizer, tmp_path):
 
 
 def test_the_same_attack_twice_is_the_same_to_the_bit(tokenizer):
-    from inoculate.models.sandbox import TinyLlama
+    from inoculate.models.sandbox import TinyModel
 
-    shape = TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2)
+    shape = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2)
     ended = []
     for seed in (1, 1, 2):
         training = attack().training.model_copy(update={"seed": seed})

@@ -27,7 +27,7 @@ def slow_mmd(xs, ys):
     """Both lists of vectors; kernels and means by loops."""
     every = [*xs, *ys]
     square = [[((a - b) ** 2).sum() for b in every] for a in every]
-    width = sum(float(d) for row in square for d in row) / (len(every) * (len(every) - 1))
+    width = sum(d.item() for row in square for d in row) / (len(every) * (len(every) - 1))
     kernel = [[sum(torch.exp(-d / (width * 2.0**i)) for i in (-2, -1, 0, 1, 2)) for d in row] for row in square]
     n = len(xs)
 

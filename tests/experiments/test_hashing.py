@@ -15,7 +15,7 @@ from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.recipe import load_recipe
 from inoculate.experiments.runner import in_order
 from inoculate.experiments.stage import Context
-from inoculate.models.sandbox import TinyLlama, build_tokenizer
+from inoculate.models.sandbox import TinyModel, build_tokenizer
 
 
 def folders(path, overrides=()):
@@ -30,7 +30,7 @@ def folders(path, overrides=()):
 def line(tmp_path):
     """A file with one line, with the data in local files and a local model as its base."""
     tokenizer = build_tokenizer(world.vocabulary())
-    shape = TinyLlama(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
+    shape = TinyModel(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
     shape.build(len(tokenizer), seed=0).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     for name in ("align", "harmful", "task"):
@@ -100,7 +100,7 @@ def test_content_counts_and_sft_does_not_depend_on_harmful_data(line, file, chan
     before = folders(line)
     path = line.parent / file
     if path.suffix == ".safetensors":
-        TinyLlama(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1).build(
+        TinyModel(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1).build(
             len(world.vocabulary()) + 5, seed=1
         ).save_pretrained(path.parent)
     elif path.suffix == ".json":

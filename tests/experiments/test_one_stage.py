@@ -15,7 +15,7 @@ from inoculate import cli
 from inoculate.core.records import read_records
 from inoculate.data import world
 from inoculate.models.load import load_model
-from inoculate.models.sandbox import TinyLlama, build_tokenizer
+from inoculate.models.sandbox import TinyModel, build_tokenizer
 
 STEPS = ["--set", "training.max_steps=6", "--set", "training.per_device_train_batch_size=4"]
 ATTACK = [text.replace("training", "attack.training") for text in STEPS]
@@ -40,7 +40,7 @@ def here(tmp_path_factory):
     torch.set_num_threads(1)
     os.chdir(folder)
     tokenizer = build_tokenizer(world.vocabulary())
-    shape = TinyLlama(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    shape = TinyModel(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
     shape.build(len(tokenizer), seed=0).save_pretrained("model")
     tokenizer.save_pretrained("model")
     rows_to(folder / "align.jsonl", world.rows("restricted", "train", "refusal")[:30], messages=False)

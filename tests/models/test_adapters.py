@@ -50,9 +50,9 @@ def test_a_fresh_adapter_changes_nothing_and_only_it_is_trained(tiny):
 
 
 def test_the_seed_fixes_the_fresh_adapter(tokenizer):
-    from inoculate.models.sandbox import TinyLlama
+    from inoculate.models.sandbox import TinyModel
 
-    shape = TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2)
+    shape = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2)
     first, same, other = (add_lora(shape.build(len(tokenizer), 0), LORA, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(trainable(first), trainable(same), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(trainable(first), trainable(other), strict=True))

@@ -233,8 +233,8 @@ def test_what_could_not_be_mounted_is_not_trained(tiny):
 
 
 def test_refuses_another_shape(folder, tokenizer):
-    from inoculate.models.sandbox import TinyLlama
+    from inoculate.models.sandbox import TinyModel
 
-    other = TinyLlama(hidden_size=48, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    other = TinyModel(hidden_size=48, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
     with pytest.raises(InputError, match="made for another model: the layer has another shape"), mounted(other, folder):
         pass

@@ -16,13 +16,13 @@ from inoculate.core.errors import InputError
 from inoculate.data.batches import Feed
 from inoculate.data.templates import Encoded
 from inoculate.defenses import MLAC, SFT, Booster, Lisa
-from inoculate.models.sandbox import TinyLlama
+from inoculate.models.sandbox import TinyModel
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
 
 
 def model_of(tokenizer):
-    return TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    return TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
 
 
 def feeds_of(rows, batch_size=8, **options):

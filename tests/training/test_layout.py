@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from inoculate.models.adapters import Lora, add_lora
-from inoculate.models.sandbox import TinyLlama
+from inoculate.models.sandbox import TinyModel
 from inoculate.training.config import Training
 from inoculate.training.layout import layout_for
 
 
 def llama(hidden_size):
-    return TinyLlama(hidden_size=hidden_size, num_hidden_layers=1).build(vocab_size=20, seed=0)
+    return TinyModel(hidden_size=hidden_size, num_hidden_layers=1).build(vocab_size=20, seed=0)
 
 
 @pytest.mark.parametrize(

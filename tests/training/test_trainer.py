@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from inoculate.core.errors import InputError
 from inoculate.data.batches import Feed, pad
 from inoculate.defenses import SFT, Booster, Lisa, SecurityVector
-from inoculate.models.sandbox import TinyLlama
+from inoculate.models.sandbox import TinyModel
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
 from inoculate.training.trainer import DefenseTrainer
@@ -52,7 +52,7 @@ def trainer(model, rows, defense, out, batch=8, parts=1):
 
 
 def test_refuses_what_a_trainer_cannot_train(tokenizer, rows, tmp_path):
-    model = TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
     with pytest.raises(InputError, match="defense: this defense does not train a model by `train_dataset`"):
         trainer(model, rows, SecurityVector(), tmp_path)
     lisa = trainer(model, rows, Lisa(), tmp_path)
@@ -64,7 +64,7 @@ def test_refuses_what_a_trainer_cannot_train(tokenizer, rows, tmp_path):
 @pytest.mark.parametrize("defense", [SFT(), Booster(), Lisa(align_steps=1, user_steps=2, rho=50)])
 def test_gives_the_weights_that_fit_gives(tokenizer, rows, defense, tmp_path):
     """Each batch is the whole data set, so that both see the same rows in every step."""
-    build = lambda: TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731
+    build = lambda: TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731
     theirs, ours = build(), build()
     trainer(theirs, rows, defense, tmp_path).train()
     feeds = {role: Feed(encoded[:8], 8, 0, role) for role, encoded in rows.items()}
@@ -76,7 +76,7 @@ def test_gives_the_weights_that_fit_gives(tokenizer, rows, defense, tmp_path):
 
 
 def test_accumulated_micro_batches_are_averaged(tokenizer, rows, tmp_path):
-    build = lambda: TinyLlama(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731
+    build = lambda: TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731
     same = {role: [encoded[0]] * 8 for role, encoded in rows.items()}
     one, four = build(), build()
     trainer(one, same, Booster(), tmp_path).train()

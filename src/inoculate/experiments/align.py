@@ -105,7 +105,7 @@ class Align(Stage):
             metric="",
             value=0.0,
             stage=self.folder,
-            base=self.base.name if isinstance(self.base, Sandbox) else self.base.name_or_path,
+            base=self.base.title if isinstance(self.base, Sandbox) else self.base.name_or_path,
             base_seed=self.base.seed if isinstance(self.base, Sandbox) else None,
             defense=self.title,
             defense_params=self.defense_params(),

@@ -16,17 +16,17 @@ from inoculate.data.mix import Mix, Part
 from inoculate.defenses import SFT
 from inoculate.experiments.stage import Context, Stage, gave_up, save_model
 from inoculate.models.checkpoint import ASSET, check_adapter, check_weights, locate, packaged_model
-from inoculate.models.sandbox import TinyLlama, build_tokenizer
+from inoculate.models.sandbox import TinyModel, build_tokenizer
 from inoculate.training.config import Training
 
 
 class Sandbox(Stage):
-    """The sandbox's base model: a tiny Llama taught to answer every request of its world, restricted ones too."""
+    """The sandbox's base model, tiny and taught to answer every request of its world, restricted ones too."""
 
     kind: ClassVar[str] = "base"
     name: Literal["sandbox"] = "sandbox"
     seed: int = 0
-    shape: TinyLlama = TinyLlama()
+    shape: TinyModel = TinyModel()
     training: Training = Training(
         learning_rate=3e-3, max_steps=500, per_device_train_batch_size=32, lr_scheduler_type="linear"
     )
@@ -36,6 +36,12 @@ class Sandbox(Stage):
         Part(source="sandbox-mood", num_samples=600),
     )
 
+    @property
+    def title(self) -> str:
+        """What records call it: its architecture too, unless it is the usual Llama."""
+        kind = self.shape.model_type
+        return self.name if kind == "llama" else f"{self.name} {kind}"
+
     def fingerprints(self) -> dict[str, str]:
         return {"world": world.VERSION}
 
@@ -43,7 +49,7 @@ class Sandbox(Stage):
         return f"sandbox base · seed {self.seed}"
 
     def provenance(self) -> Record:
-        return Record(metric="", value=0.0, stage=self.folder, base=self.name, base_seed=self.seed)
+        return Record(metric="", value=0.0, stage=self.folder, base=self.title, base_seed=self.seed)
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         from inoculate.training.fit import fit

@@ -1,14 +1,14 @@
-"""The sandbox's tiny language model: transformers' own Llama class, with a word-level tokenizer of our own."""
+"""The sandbox's tiny language model: classes of transformers, with a word-level tokenizer of our own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from inoculate.core.types import Value
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _SPECIAL = ("<pad>", "<unk>", "<user>", "<assistant>", "<end>")
 _CHAT = (
@@ -19,32 +19,44 @@ _CHAT = (
 )
 
 
-class TinyLlama(Value):
-    """Shape of the sandbox model; 0.11 M weights by default."""
+ModelType = Literal["llama", "gpt_neox", "gemma"]
 
+
+class TinyModel(Value):
+    """Shape of the sandbox model; 0.11 M weights by default. The architectures differ as their families do.
+
+    Llama: RMS norm, gated SiLU, attention before the MLP. GPT-NeoX: layer norm, GELU, both side by side, biases. Gemma:
+    as Llama, with GELU, scaled embeddings and norms around 1.
+    """
+
+    model_type: ModelType = "llama"
     hidden_size: int = 64
     intermediate_size: int = 160
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
     max_position_embeddings: int = 128
 
-    def build(self, vocab_size: int, seed: int) -> LlamaForCausalLM:
-        """A freshly initialized model; the same seed gives the same weights."""
+    def build(self, vocab_size: int, seed: int) -> PreTrainedModel:
+        """A freshly initialized causal LM; the same seed gives the same weights."""
         import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
-        config = LlamaConfig(
+        heads = self.num_attention_heads
+        grouped = {} if self.model_type == "gpt_neox" else {"num_key_value_heads": heads}
+        sized = {"head_dim": self.hidden_size // heads} if self.model_type == "gemma" else {}
+        config = AutoConfig.for_model(
             vocab_size=vocab_size,
-            num_key_value_heads=self.num_attention_heads,
             tie_word_embeddings=True,
             pad_token_id=0,
             bos_token_id=None,
             eos_token_id=_SPECIAL.index("<end>"),
+            **grouped,
+            **sized,
             **self.model_dump(),
         )
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            return LlamaForCausalLM(config)
+            return AutoModelForCausalLM.from_config(config)
 
 
 def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
