@@ -34,7 +34,7 @@ bench: setup  ## ratios, measured in one process
 	$(BIN)/python benchmarks/security_vector.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/few_shot.py
+	$(BIN)/python benchmarks/few_shot.py --workers 2
 	$(BIN)/python benchmarks/mlac_step.py
 	$(BIN)/python benchmarks/mlac_step.py --memory
 

@@ -269,6 +269,17 @@ def test_errors(tiny):
         MLAC(inner_batch_sizes=(4,)).start(tiny, 1)
 
 
+def test_gradient_checkpointing_is_refused(tiny, batches):
+    """A layer made again after the inner step would be made with other weights, and nothing would say so."""
+    tiny.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with pytest.raises(InputError, match="cannot be differentiated through gradient checkpointing") as caught:
+        MLAC(inner_steps=1).start(tiny, 1)
+    assert "recompute: true" in str(caught.value)
+    MLAC(inner_steps=0).start(tiny, 1)
+    tiny.gradient_checkpointing_disable()
+    MLAC(inner_steps=1).start(tiny, 1)
+
+
 def test_attention_without_a_second_derivative_is_named(tiny, batches):
     tiny.config._attn_implementation = "flex_attention"
     with pytest.raises(InputError, match=r"no second derivative.*flex_attention.*order: 1"):

@@ -59,6 +59,21 @@ def test_an_encoder_cut_to_its_first_layers(folder):
     assert torch.equal(body(**given), body(**given))
 
 
+def test_no_dropout_comes_back_with_a_saved_body(folder, tmp_path):
+    """Its configuration has dropout; what is trained is a body that was saved and loaded."""
+    body, tokenizer = load_encoder(PretrainedEncoder(name_or_path=str(folder)))
+    assert body.encoder.config.hidden_dropout_prob == 0.1
+    save_body(tmp_path / "saved", body, tokenizer)
+    again = load_body(tmp_path / "saved")[0].train()
+    given = as_tensors(TEXTS, tokenizer)
+    assert torch.equal(again(**given), again(**given))
+
+
+def test_heads_that_do_not_divide_the_width():
+    with pytest.raises(ValueError, match="hidden_size: 30 is not a multiple of num_attention_heads, 4"):
+        TinyEncoder(hidden_size=30, num_attention_heads=4)
+
+
 def test_first_token_pooling(folder):
     body, tokenizer = load_encoder(PretrainedEncoder(name_or_path=str(folder), pooling="cls"))
     given = as_tensors(TEXTS, tokenizer)

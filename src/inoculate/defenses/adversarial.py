@@ -101,4 +101,6 @@ class Reversal:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on against a saved adversary."""
-        self.adversary.restore(tensors)
+        from inoculate.models.loss import device_of
+
+        self.adversary.restore(tensors, device_of(self.harm.model))

@@ -102,11 +102,13 @@ class Censoring:
 
     def __init__(self, mlac: MLAC, model: nn.Module) -> None:
         from inoculate.models.adversary import HEAD, RATE, Adversary, Harm
-        from inoculate.models.inner_loop import check_second_derivatives
+        from inoculate.models.inner_loop import check_recomputation, check_second_derivatives
         from inoculate.models.loss import log_vocabulary
 
         if mlac.order == 2 and mlac.inner_steps:
             check_second_derivatives(model)
+        if mlac.inner_steps:
+            check_recomputation(model)
         self.mlac = mlac
         cap = mlac.cap if mlac.cap is not None else log_vocabulary(model)
         self.harm = Harm(model, calibrated=mlac.calibrated, box=mlac.box, cap=cap)
@@ -146,7 +148,9 @@ class Censoring:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on against a saved adversary."""
-        self.adversary.restore(tensors)
+        from inoculate.models.loss import device_of
+
+        self.adversary.restore(tensors, device_of(self.harm.model))
 
     def _harm(self, model: nn.Module, harmful: Batch, inner: Sequence[Batch]) -> tuple[Tensor, list[Tensor]]:
         """The K + 1 held-out losses, and the gradient of their mean over weights [P], head and inner learning rate."""

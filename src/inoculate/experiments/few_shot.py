@@ -57,7 +57,7 @@ class FewShotAttack(Stage):
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         body, tokenizer = load_body(upstream[self.start.folder])
-        body = context.place(body)
+        body = replace(context, device="cpu").place(body)  # the engine stacks trials on the processor
         searched = self.attack.run(
             body,
             self._examples("attack", tokenizer),

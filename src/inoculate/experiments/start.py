@@ -208,14 +208,17 @@ class Start(Stage):
         """Of the desired task on held-out rows, by the head as it was trained."""
         import torch
 
+        from inoculate.attacks.sequential import EVAL_ROWS, Examples
         from inoculate.models.loss import device_of
 
         rows = self.body.world.rows("heldout")
         inputs = as_tensors(rows.inputs, tokenizer, getattr(self.body.body, "max_length", None))
+        right = 0
         with torch.no_grad():
-            logits = model(**{name: tensor.to(device_of(model)) for name, tensor in inputs.items()}).logits
-        right = logits.argmax(1).cpu() == torch.from_numpy(rows.labels["desired"])
-        return float(right.double().mean()), len(rows)
+            for chunk in Examples(inputs, torch.from_numpy(rows.labels["desired"])).chunks(EVAL_ROWS):
+                logits = model(**{name: tensor.to(device_of(model)) for name, tensor in chunk.inputs.items()}).logits
+                right += int((logits.argmax(1).cpu() == chunk.labels).sum())
+        return right / len(rows), len(rows)
 
     def _name(self) -> str:
         if isinstance(self.start, Trained):

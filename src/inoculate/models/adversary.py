@@ -164,10 +164,10 @@ class Adversary:
         pending = {f"pending.{name}": tensor for name, tensor in self._pending.items()}
         return {**held, **pending, **moments, "steps": torch.tensor(self._steps)}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` gave."""
+    def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """Go on from what `tensors` gave, on the model's device: a checkpoint is read to the processor."""
         of = {
-            kind: {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{kind}.")}
+            kind: {name.partition(".")[2]: t.to(device) for name, t in tensors.items() if name.startswith(f"{kind}.")}
             for kind in ("held", "pending", "first", "second")
         }
         self.held, self._pending = dict(of["held"]), dict(of["pending"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from inoculate.core.errors import InputError
 from inoculate.core.types import Value
@@ -41,6 +41,13 @@ class TinyEncoder(Value):
     num_attention_heads: PositiveInt = 2
     max_length: PositiveInt = 32
     pooling: Pooling = "mean"
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TinyEncoder:
+        if self.hidden_size % self.num_attention_heads:
+            heads = f"num_attention_heads, {self.num_attention_heads}"
+            raise ValueError(f"hidden_size: {self.hidden_size} is not a multiple of {heads}")
+        return self
 
 
 class PretrainedEncoder(Value):
@@ -113,8 +120,6 @@ def load_encoder(config: PretrainedEncoder) -> tuple[Any, Any]:
     Raises:
         InputError: if there is none at the address, or it has fewer layers.
     """
-    import torch
-
     from inoculate.models.classifier import EncoderBody
     from inoculate.models.load import load_backbone, load_tokenizer
 
@@ -128,10 +133,17 @@ def load_encoder(config: PretrainedEncoder) -> tuple[Any, Any]:
             raise InputError("no such layers", file=config.name_or_path, field="num_hidden_layers", expected=known)
         encoder.encoder.layer = layers[:wanted]
         encoder.config.num_hidden_layers = wanted
-    for module in encoder.modules():  # runs are compared step by step
+    return EncoderBody(_without_dropout(encoder), config.pooling), tokenizer
+
+
+def _without_dropout(encoder: Any) -> Any:
+    """Runs are compared step by step. The configuration keeps its own rates, so this is done at every load."""
+    import torch
+
+    for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    return EncoderBody(encoder, config.pooling), tokenizer
+    return encoder
 
 
 def save_body(out: Path, body: Any, tokenizer: Any = None) -> None:
@@ -162,7 +174,7 @@ def load_body(folder: Path) -> tuple[Any, Any]:
 
     note = json.loads((folder / _NOTE).read_text())
     if note["name"] == "encoder":
-        return EncoderBody(load_backbone(str(folder)), note["pooling"]), load_tokenizer(str(folder))
+        return EncoderBody(_without_dropout(load_backbone(str(folder))), note["pooling"]), load_tokenizer(str(folder))
     body = MlpBody(**note["shape"])
     body.load_state_dict(load_file(folder / _WEIGHTS))
     return body, None

@@ -161,6 +161,21 @@ def check_second_derivatives(model: Any) -> None:
             )
 
 
+def check_recomputation(model: Any) -> None:
+    """Refuse gradient checkpointing: it would make a layer again with the model's weights, not the inner step's.
+
+    Raises:
+        InputError: naming what does the same here.
+    """
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise InputError(
+            "inner steps cannot be differentiated through gradient checkpointing",
+            field="training.gradient_checkpointing",
+            found=True,
+            expected="false, and `recompute: true` of the defense",
+        )
+
+
 def plain_attention() -> AbstractContextManager[Any]:
     """Inside, `sdpa` attention is matrix products: its fused kernels have no second derivative."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
