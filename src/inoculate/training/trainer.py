@@ -77,6 +77,7 @@ class DefenseTrainer(Trainer):
         return self._course
 
     def _endless(self, dataset: Dataset[Any]) -> Iterator[dict[str, Any]]:
+        # one seed for every role: harmful answers and their safe counterparts must come in one order
         shuffle = torch.Generator().manual_seed(self.args.seed)
         loader: DataLoader[Any] = DataLoader(
             dataset,
