@@ -55,7 +55,7 @@ INNER = {
     "sgd": {"inner_optimizer": "sgd", "inner_learning_rate": 0.1},
     "adam": {"inner_optimizer": "adam", "inner_epsilon": 1e-3},
     "sgd, uncalibrated": {"inner_optimizer": "sgd", "inner_learning_rate": 0.1, "calibrated": False},
-    "sgd, clipped, fast head": {
+    "sgd, fast head": {
         "inner_optimizer": "sgd", "inner_learning_rate": 0.1, "inner_head_factor": 3.0, "calibrated": False,
     },
 }  # fmt: skip
@@ -207,13 +207,12 @@ def test_learned_inner_rate_stays_in_its_published_bounds():
 def test_drawn_rates_lie_within_a_factor_of_three_and_differ():
     net, given, found = model(), batches(), set()
     course = mlac(inner_learning_rate_mode="drawn", inner_learning_rate=1e-3).start(net, 9)
-    torch.manual_seed(0)
-    for _ in range(20):
-        rate = float(course._rate(torch.device("cpu")))
+    for step in range(20):
+        torch.manual_seed(step)  # as `fit` gives each step its own
+        rate = course.backward(net, given)["inner_learning_rate"]
         assert 1e-3 / 3 <= rate <= 3e-3
         found.add(rate)
     assert len(found) == 20
-    assert course.backward(net, given)["harmful_loss"] > 0
 
 
 def test_inner_batches_are_drawn_in_the_sizes_asked_for():

@@ -55,6 +55,10 @@ def run(folder, store, **changes):
     }
 
 
+def made_rows(changes):
+    return changes.get("world", RECIPE["world"])["train"]
+
+
 @pytest.mark.parametrize("changes", [{}, TEXTS], ids=["vectors", "texts"])
 def test_every_trial_and_rerun_is_on_record(tmp_path, changes):
     stages, records = run(tmp_path, tmp_path / "store", **changes)
@@ -74,6 +78,9 @@ def test_every_trial_and_rerun_is_on_record(tmp_path, changes):
             "restricted_accuracy", "few_shot", 20, "mlac", 3,
         )  # fmt: skip
         assert r.attack_params["classes"] == 2
+        assert r.attack_params["outcome"] == "complete"
+        assert r.attack_params["batch_sizes"] == [8, 64]
+        assert r.base_params["world"]["train"] == made_rows(changes)
         assert 0 <= r.value <= 1
         assert r.threat_model == "open_weights"
         assert r.value * r.n == pytest.approx(round(r.value * r.n))
@@ -159,6 +166,11 @@ WRONG = {
     "an encoder on vectors": ({"body": {"name": "encoder"}}, "vectors"),
     "pretraining of an encoder": ({**TEXTS, "pretraining": TRAINING}, "pretraining is of an mlp"),
     "a seed of its own": ({"attack": {**RECIPE["attack"], "seed": 2}}, "attack.seed has no effect"),
+    "no such body, nothing attacked": (
+        {**TEXTS, "body": {"name": "pretrained", "name_or_path": "asset:minilmm"}, "attack": None},
+        "no such packaged model.*asset:minilm",
+    ),
+    "no such body": ({**TEXTS, "body": {"name": "pretrained", "name_or_path": "asset:minilmm"}}, "no such packaged"),
     "an MLP on texts": ({**TEXTS, "body": {"name": "mlp"}}, "texts"),
 }
 

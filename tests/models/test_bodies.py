@@ -107,7 +107,15 @@ def test_words_of_a_kind_have_like_vectors():
     assert alike > 0.5 > abs(apart)
 
 
+def test_a_body_wider_than_its_vocabulary_is_refused():
+    tokenizer = build_tokenizer(["one", "two"])
+    body = build_body(TinyEncoder(hidden_size=64), 0, tokenizer=tokenizer)
+    with pytest.raises(InputError, match=f"body.hidden_size: .*64.*at most {len(tokenizer)}"):
+        set_word_vectors(body, **as_tensors(["one two", "two one"], tokenizer))
+
+
 WRONG = {
+    "longer than its positions": ({"max_length": 4096}, "max_length: longer than its positions.*4096.*at most"),
     "no such layers": ({"num_hidden_layers": 4}, "num_hidden_layers: no such layers .*at most 3"),
     "no such folder": ({"name_or_path": "nowhere/at/all"}, "no such model"),
     "no such asset": ({"name_or_path": "asset:minilmm"}, "no such packaged model.*asset:minilm"),

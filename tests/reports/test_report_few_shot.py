@@ -105,6 +105,32 @@ def test_a_cell_is_the_mean_over_seeds_of_means_over_reruns():
     assert "mean over 1 and 2 re-runs" in table.note
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"base_params": {"world": {"noise": 0.3}, "body": {"hidden_size": 8}}}, "world noise 0.3"),
+        ({"attack_params": {"batch_sizes": [4], "freeze_body_choices": [False]}}, "batch sizes 4"),
+    ],
+    ids=["world", "attacker"],
+)
+def test_what_differs_is_not_pooled(change, named):
+    """Two worlds of one name, or two attackers: two studies, whose titles say what tells them apart."""
+    rows = searched(start("random"), "restricted", 20, [0.5])
+    shared = {"base_params": {"world": {"noise": 0.1}, "body": {"hidden_size": 8}}}
+    given = {"batch_sizes": [12], "freeze_body_choices": [True]}
+    pair = [
+        [replace(row, **shared, stage=f"few_shot-{i}", attack_params=row.attack_params | given) for row in rows]
+        for i in range(2)
+    ]
+    other = [
+        replace(row, **{k: v if k == "base_params" else row.attack_params | v for k, v in change.items()})
+        for row in pair[1]
+    ]
+    found = studies([*pair[0], *other])
+    assert len(found) == 2 and named in found[1].title and "hidden size" not in found[1].title
+    assert len(studies([*pair[0], *pair[1]])) == 1
+
+
 def test_the_advantage_is_paired_by_seed():
     """Seeds 2 and 3 alone have both: differences .2 and .3, although the means over all seeds differ by .35."""
     rows = [

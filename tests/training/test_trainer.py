@@ -85,6 +85,14 @@ def test_accumulated_micro_batches_are_averaged(tokenizer, rows, tmp_path):
         assert_close(a, b, rtol=2e-3, atol=2e-5)
 
 
+def test_paired_roles_come_in_one_order_and_others_in_their_own(tokenizer, rows, tmp_path):
+    model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    given = trainer(model, rows, Booster(), tmp_path, batch=2)
+    same = Rows(rows["align"][:8])
+    order = {role: next(given._endless(same, role))["input_ids"].tolist() for role in ("harmful", "safe", "adversary")}
+    assert order["harmful"] == order["safe"] != order["adversary"]
+
+
 def test_a_missing_role_is_named(tiny, tmp_path):
     with pytest.raises(InputError, match="harmful"):
         DefenseTrainer(tiny, TrainingArguments(output_dir=str(tmp_path), use_cpu=True), defense=Booster())

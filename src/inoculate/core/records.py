@@ -32,6 +32,8 @@ class Record:
     base: str = ""
     """Name of the starting model."""
     base_seed: int | None = None
+    base_params: dict[str, Any] = field(default_factory=dict)
+    """What else made it, where its name does not say: world, shape and training of a few-shot study's body."""
     defense: str = ""
     defense_params: dict[str, Any] = field(default_factory=dict)
     defense_seed: int | None = None

@@ -133,14 +133,14 @@ class Censoring:
 
         (align,), (harmful,) = batches["align"], batches["harmful"]
         f, grad_f = loss_and_grad(model, align)
-        losses, grads = self._harm(model, harmful, batches.get("adversary", ()))
+        losses, grads, rate = self._harm(model, harmful, batches.get("adversary", ()))
         grad_θ, grad_head, grad_rate = weigh(harmful, grads)
         self.adversary.add(HEAD, grad_head)
         self.adversary.add(RATE, grad_rate)
         add_to_grad(model, combine((1, grad_f), (-self.mlac.lam, self.harm.split(grad_θ))))
-        rate = {"inner_learning_rate": float(self.adversary.held[RATE])} if self.mlac.inner_steps else {}
         told = {"harmful_loss": losses.mean(), "harmful_loss_first": losses[0], "harmful_loss_last": losses[-1]}
-        return {"align_loss": f, **{name: float(value) for name, value in told.items()}, **rate}
+        taken = {"inner_learning_rate": float(rate)} if self.mlac.inner_steps else {}
+        return {"align_loss": f, **{name: float(value) for name, value in told.items()}, **taken}
 
     def tensors(self) -> dict[str, Tensor]:
         """The adversary."""
@@ -152,8 +152,9 @@ class Censoring:
 
         self.adversary.restore(tensors, device_of(self.harm.model))
 
-    def _harm(self, model: nn.Module, harmful: Batch, inner: Sequence[Batch]) -> tuple[Tensor, list[Tensor]]:
-        """The K + 1 held-out losses, and the gradient of their mean over weights [P], head and inner learning rate."""
+    def _harm(self, model: nn.Module, harmful: Batch, inner: Sequence[Batch]) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The K + 1 held-out losses; the gradient of their mean over weights [P], head and inner learning rate; and
+        that rate as it was in this meta-step."""
         import torch
 
         from inoculate.models.inner_loop import Attacker, InnerStep, plain_attention, sweep, sweep_again
@@ -176,7 +177,7 @@ class Censoring:
         begin = Attacker(weights, torch.zeros_like(weights), torch.zeros_like(weights))
         with plain_attention() if mlac.order == 2 and inner else nullcontext():
             losses, grad, grad_rate = (sweep_again if mlac.recompute else sweep)(step, begin, rate, inner, harmful)
-        return losses, [*step.apart(grad), grad_rate]
+        return losses, [*step.apart(grad), grad_rate], rate.detach()
 
     def _head(self) -> Tensor:
         """The adversary's head: its own, or a fresh draw."""

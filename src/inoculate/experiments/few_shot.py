@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from inoculate.data.splits import Split
 
 
+_SEARCHED = {"learning_rate", "freeze_body"}
+"""Fields of the attack that have the name of what each trial takes from them."""
+
+
 class FewShotAttack(Stage):
     """Learn a task from a few samples, with a search over settings; held-out rows are never searched on."""
 
@@ -31,7 +35,7 @@ class FewShotAttack(Stage):
         return (self.start,)
 
     def inputs(self) -> Iterable[Input]:
-        return (self.start.body.world,)
+        return self.start.inputs()
 
     def fingerprints(self) -> dict[str, str]:
         return {self.start.body.world.name: self.start.body.world.fingerprint()}
@@ -40,17 +44,17 @@ class FewShotAttack(Stage):
         return f"{self.task} from {self.attack.num_samples} samples on {self.start.label()}"
 
     def provenance(self) -> Record:
-        attack, classes = self.attack, self.start.body.world.classes(self.task)
+        attack = self.attack
+        settings = attack.model_dump(mode="json", exclude={"name", "num_samples", "seed", *_SEARCHED})
+        ranges = attack.model_dump(mode="json", include=_SEARCHED)
         return replace(
             self.start.provenance(),
             stage=self.folder,
             attack=attack.name,
             attack_params={
-                "classes": classes,
-                **attack.model_dump(
-                    mode="json", include={"n_trials", "reruns", "min_steps", "max_steps", "optimizers"}
-                ),
-                "learning_rate_range": list(attack.learning_rate),
+                "classes": self.start.body.world.classes(self.task),
+                **settings,
+                **{f"{name}_choices": choices for name, choices in ranges.items()},
             },
             harmful_samples=attack.num_samples,
         )
@@ -79,11 +83,14 @@ class FewShotAttack(Stage):
         return Examples(inputs, torch.from_numpy(rows.labels[self.task]))
 
     def _records(self, blank: Record, searched: Searched) -> Iterator[Record]:
-        """Each trial by its best validation accuracy; each re-run by that and by the held-out accuracy there."""
+        """Each trial by its best validation accuracy; each re-run by that and by the held-out accuracy there.
+
+        A run that diverged after an evaluation has an accuracy like any other; its `outcome` says that it diverged.
+        """
         world, base = self.start.body.world, blank.attack_params
         sizes = {split: len(world.rows(split)) for split in ("validation", "heldout")}
         for number, tried in enumerate(searched.trials):
-            settings = base | tried.setting.model_dump(mode="json")
+            settings = base | tried.setting.model_dump(mode="json") | {"outcome": tried.status}
             value, status = tried.validation_accuracy, "ok" if tried.validation_accuracy is not None else "diverged"
             yield replace(
                 blank,
@@ -97,8 +104,8 @@ class FewShotAttack(Stage):
         if searched.best is None:
             yield replace(blank, value=None, status="diverged", split="heldout")
             return
-        settings = base | searched.best.model_dump(mode="json")
         for number, rerun in enumerate(searched.reruns):
+            settings = base | searched.best.model_dump(mode="json") | {"outcome": rerun.status}
             pair = {"validation": rerun.validation_accuracy, "heldout": rerun.heldout_accuracy}
             for split, value in pair.items():
                 yield replace(

@@ -82,6 +82,11 @@ class Body(Stage):
         shape = self.body.name_or_path if isinstance(self.body, PretrainedEncoder) else self.body.name
         return f"{self.world.name} · {shape}"
 
+    def settings(self) -> dict[str, Any]:
+        """World, shape and training: bodies that differ in any of them are never pooled."""
+        whole = self.model_dump(mode="json", include={"world", "body", "training"})
+        return {part: {k: v for k, v in (given or {}).items() if k != "name"} for part, given in whole.items()}
+
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         import torch
 
@@ -129,6 +134,9 @@ class Start(Stage):
     def upstream(self) -> Sequence[Stage]:
         return (self.body,)
 
+    def inputs(self) -> Iterable[Input]:
+        return self.body.inputs()
+
     def label(self) -> str:
         return f"{self._name()} · seed {self.seed}"
 
@@ -145,6 +153,7 @@ class Start(Stage):
             stage=self.folder,
             base=self.body.named(),
             base_seed=self.body.seed,
+            base_params=self.body.settings(),
             defense=self._name(),
             defense_params=settings,
             defense_seed=self.seed,

@@ -98,7 +98,10 @@ def build_body(config: Mlp | TinyEncoder, seed: int, *, input_size: int = 0, tok
 
 
 def reinitialized(body: Any, seed: int) -> Any:
-    """A body of the same shape with random weights: what an attacker has who starts without the model."""
+    """A body of the same shape with random weights: what an attacker has who starts without the model.
+
+    With the seed of an MLP's own pretraining, these are the weights that it set out from.
+    """
     import torch
     from transformers import AutoModel
 
@@ -125,6 +128,15 @@ def load_encoder(config: PretrainedEncoder) -> tuple[Any, Any]:
 
     encoder: Any = load_backbone(config.name_or_path, revision=config.revision)
     tokenizer = load_tokenizer(config.name_or_path, config.revision)
+    longest = getattr(encoder.config, "max_position_embeddings", None)
+    if longest is not None and config.max_length > longest:
+        raise InputError(
+            "longer than its positions",
+            file=config.name_or_path,
+            field="max_length",
+            found=config.max_length,
+            expected=f"at most {longest}",
+        )
     wanted, found = config.num_hidden_layers, encoder.config.num_hidden_layers
     if wanted is not None:
         layers = getattr(getattr(encoder, "encoder", None), "layer", None)

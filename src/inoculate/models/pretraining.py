@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.generic import ModelOutput
 
+from inoculate.core.errors import InputError
 from inoculate.models.classifier import EncoderBody
 
 
@@ -34,9 +35,14 @@ def set_word_vectors(body: EncoderBody, input_ids: Tensor, attention_mask: Tenso
     singular vectors (Levy & Goldberg, NeurIPS 2014), of length 1 in the mean.
 
     At BERT's initial scale, 0.02, a few hundred steps of Adam would wipe them out whatever they are trained for.
+
+    Raises:
+        InputError: the body is wider than its vocabulary is large.
     """
     weight_VD = body.encoder.get_input_embeddings().weight
     V, D = weight_VD.shape
+    if D > V:
+        raise InputError("more than the world has words", field="body.hidden_size", found=D, expected=f"at most {V}")
     rows = torch.arange(len(input_ids)).repeat_interleave(input_ids.shape[1])
     seen = attention_mask.flatten().bool()
     present_NV = torch.zeros(len(input_ids), V)

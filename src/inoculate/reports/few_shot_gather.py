@@ -23,7 +23,7 @@ _NAMES = {
 _ALWAYS = {ADVERSARIAL: ("calibrated",)}
 """Adversarial training as it was published is uncalibrated; calibrated it is another defense, so labels always say."""
 _TOLD_FIRST = ("inner_steps", "order", "calibrated", "head", "inner_optimizer", "adversary_learning_rate")
-_FOUND = ("learning_rate", "steps", "batch_size", "frozen", "freeze_body", "optimizer", "classes")
+_FOUND = ("learning_rate", "steps", "batch_size", "frozen", "freeze_body", "optimizer", "classes", "outcome")
 """Attack parameters that the search chose, or the task; all others name the attacker."""
 
 
@@ -32,9 +32,10 @@ def studies(records: Iterable[Record]) -> tuple[Study, ...]:
     by_base: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if is_few_shot(record):
-            by_base[record.base].append(record)
+            by_base[canonical([record.base, record.base_params])].append(record)
+    bases = _titles([rows[0] for rows in by_base.values()])
     found = []
-    for base, rows in by_base.items():
+    for base, rows in zip(bases, by_base.values(), strict=True):
         arms = _arms(rows)
         starts = [row for row in rows if row.attack != "few_shot"]
         attackers: dict[str, list[Record]] = defaultdict(list)
@@ -44,11 +45,21 @@ def studies(records: Iterable[Record]) -> tuple[Study, ...]:
         settings = [_attacker(members[0]) for members in attackers.values()]
         names = tell_apart(settings, sorted({name for row in settings for name in row}))
         for setting, members in zip(settings, attackers.values(), strict=True):
-            title = ", ".join([visible(base), *(told(name, setting.get(name)) for name in names)])
+            title = ", ".join([base, *(told(name, setting.get(name)) for name in names)])
             found.append(_study(title, arms, members, starts))
         if not attackers:
-            found.append(_study(visible(base), arms, [], starts))
+            found.append(_study(base, arms, [], starts))
     return tuple(found)
+
+
+def _titles(firsts: Sequence[Record]) -> list[str]:
+    """What each base is called: its name, and the settings that tell it from others of that name."""
+    flat = [{f"{part} {k}": v for part, d in row.base_params.items() for k, v in d.items()} for row in firsts]
+    telling = tell_apart(flat, sorted({name for row in flat for name in row}))
+    return [
+        ", ".join([visible(row.base), *(told(name, params[name]) for name in telling if name in params)])
+        for row, params in zip(firsts, flat, strict=True)
+    ]
 
 
 def told(name: str, value: Any) -> str:

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from inoculate.core.errors import InputError
+from inoculate.core.seeds import derive
 from inoculate.core.types import Course, Defense, Staged
+from inoculate.data.mix import PAIRED
 from inoculate.models.weights import averaged
 
 
@@ -42,7 +44,7 @@ class DefenseTrainer(Trainer):
         missing = [role for role in defense.needs if role != "align" and role not in given]
         if missing:
             raise InputError(f"{defense.name} needs a dataset for {missing[0]!r}", field="role_datasets", known=given)
-        self._roles = {role: self._endless(given[role]) for role in defense.needs if role != "align"}
+        self._roles = {role: self._endless(given[role], role) for role in defense.needs if role != "align"}
         self._course: Course | None = None
         self._course_step = -1
 
@@ -76,9 +78,9 @@ class DefenseTrainer(Trainer):
             self._course_step = step
         return self._course
 
-    def _endless(self, dataset: Dataset[Any]) -> Iterator[dict[str, Any]]:
-        # one seed for every role: harmful answers and their safe counterparts must come in one order
-        shuffle = torch.Generator().manual_seed(self.args.seed)
+    def _endless(self, dataset: Dataset[Any], role: str) -> Iterator[dict[str, Any]]:
+        # an order for each role, and one for harmful answers and their safe counterparts
+        shuffle = torch.Generator().manual_seed(derive(self.args.seed, PAIRED.get(role, role)))
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=self.args.per_device_train_batch_size,
