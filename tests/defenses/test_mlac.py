@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import BertConfig, BertModel
 
 from inoculate.core.errors import InputError
 from inoculate.defenses import MLAC, AdversarialTraining
 from inoculate.models.adversary import HEAD, RATE, Harm
-from inoculate.models.classifier import Classifier, MlpBody
+from inoculate.models.classifier import Classifier, EncoderBody, MlpBody
 from inoculate.models.inner_loop import Attacker, InnerStep
 
 K = 3
@@ -335,3 +336,61 @@ def test_inner_steps_make_the_adversary_better():
     defense = mlac(lam=0.0, inner_steps=8, inner_optimizer="sgd", inner_learning_rate=0.3, calibrated=False)
     told = defense.backward(model(), {"align": [batch(1)], "harmful": [batch(2)], "adversary": [batch(2)] * 8})
     assert told["harmful_loss_last"] < told["harmful_loss_first"] - 0.01
+
+
+@pytest.mark.parametrize("padding", [0, 3], ids=["BERT's padding", "another"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_word_vectors_out_of_reach_change_nothing(monkeypatch, padding, recompute):
+    """In float64 the same gradient as with all of them, on a network whose embeddings decide; zero where none looks."""
+    net, given = texts_model(padding), texts_batches(padding)
+    defense = mlac(lam=5.0, inner_epsilon=1e-3, recompute=recompute)
+    _, ours = grad_of(defense, net, given)
+    monkeypatch.setattr(Harm, "reach", lambda self, batches: None)
+    _, theirs = grad_of(defense, net, given)
+    assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    net.zero_grad()
+    net.body.encoder.get_input_embeddings().requires_grad_(False)
+    torch.manual_seed(5)
+    defense.backward(net, given)
+    assert net.body.encoder.get_input_embeddings().weight.grad is None
+
+
+def test_only_words_of_the_batches_are_weights_of_an_attacker():
+    net, given = texts_model(0), texts_batches(0)
+    harm = Harm(net, calibrated=False)
+    everything = len(harm.start())
+    harm.reach([*given["harmful"], *given["adversary"]])
+    seen = torch.cat([b["input_ids"].flatten() for b in (*given["harmful"], *given["adversary"])]).unique()
+    width = net.body.feature_size
+    assert everything - len(harm.start()) == (WORDS - len(seen)) * width
+    table = harm.split(harm.start())[harm.names.index("body.encoder.embeddings.word_embeddings.weight")]
+    assert table.shape == (WORDS, width)
+    assert table.abs().sum(1).nonzero().flatten().tolist() == [i for i in seen.tolist() if i]
+
+
+WORDS = 60
+
+
+def texts_model(padding):
+    config = BertConfig(
+        vocab_size=WORDS, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=8, pad_token_id=padding, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    net = Classifier(EncoderBody(BertModel(config, add_pooling_layer=False)), classes=2).double()
+    with torch.no_grad():
+        net.body.encoder.get_input_embeddings().weight.mul_(20)
+        net.body.encoder.get_input_embeddings().weight[padding] = 0
+    return net
+
+
+def texts_batches(padding):
+    def made(seed):
+        rng = torch.Generator().manual_seed(seed)
+        ids = torch.randint(20, 40, (12, 6), generator=rng)
+        mask = torch.ones_like(ids)
+        ids[:4, 4:], mask[:4, 4:] = padding, 0
+        return {"input_ids": ids, "attention_mask": mask, "labels": torch.randint(2, (12,), generator=rng)}
+
+    return {"align": [made(1)], "harmful": [made(2)], "adversary": [made(10 + i) for i in range(K)]}

@@ -164,6 +164,7 @@ class Censoring:
         mlac, device = self.mlac, device_of(model)
         with forked_rng(device):
             head, rate, inner = self._head(), self._rate(device), self._sized(inner)
+        self.harm.reach([harmful, *inner])
         step = InnerStep(
             self.harm,
             head.shape,

@@ -5,7 +5,8 @@ What MLAC and the adversarial training that it is compared with have in common.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from inoculate.models.calibration import calibrated_loss, calibration
 from inoculate.models.classifier import Classifier, inputs_of
 from inoculate.models.loss import loss_of
 from inoculate.models.weights import forked_rng
+from inoculate.models.words import Words, words_of
 
 HEAD, RATE = "head", "learning_rate"
 
@@ -39,15 +41,27 @@ class Harm:
         prefix = "" if self.classifier is not None else "model."
         named = [(prefix + name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.names, self.weights = [name for name, _ in named], [weight for _, weight in named]
+        self._words: dict[int, Words] = {}
+
+    def reach(self, batches: Iterable[Batch]) -> None:
+        """From here on no other batches are given: of an encoder's word vectors, count as weights those they ask for.
+
+        Exact, since the others have no gradient; P is smaller by them.
+        """
+        found = words_of(self.classifier, batches) if self.classifier is not None else None
+        if found is not None:
+            table, words = found
+            at = next(i for i, weight in enumerate(self.weights) if weight is table)
+            self._words = {at: words}
 
     def start(self) -> Tensor:
         """The trainable weights as they are, [P]."""
-        return torch.cat([weight.detach().reshape(-1) for weight in self.weights])
+        return torch.cat([weight.detach().reshape(-1) for weight in self._moving()])
 
     def split(self, flat_P: Tensor) -> list[Tensor]:
-        """The vector as tensors of the weights' shapes."""
-        parts = flat_P.split([weight.numel() for weight in self.weights])
-        return [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
+        """The vector as tensors of the weights' shapes, with zeros for word vectors out of reach."""
+        parts = self._parts(flat_P)
+        return [self._words[i].whole(part) if i in self._words else part for i, part in enumerate(parts)]
 
     def fresh_head(self) -> Tensor:
         """A head drawn from the RNG as `nn.Linear` draws one, [C, D]; of a language model an empty tensor."""
@@ -89,9 +103,24 @@ class Harm:
 
     def _call(self, flat_P: Tensor, inputs: dict[str, Any]) -> Tensor:
         """One forward pass. The RNG is forked, so that every pass of a step sees the same dropout mask."""
-        named = dict(zip(self.names, self.split(flat_P), strict=True))
+        named = dict(zip(self.names, self._parts(flat_P), strict=True))
+        for words in self._words.values():
+            inputs = {**inputs, "input_ids": words.place[inputs["input_ids"]]}
         with forked_rng(flat_P.device):
             return torch.func.functional_call(self.model, named, (), inputs)
+
+
+    def _moving(self) -> list[Tensor]:
+        return [self._words[i].of(w) if i in self._words else w for i, w in enumerate(self.weights)]
+
+    def _parts(self, flat_P: Tensor) -> list[Tensor]:
+        """The vector as tensors of the shapes of what moves."""
+        shapes = [
+            (len(self._words[i].tokens), *w.shape[1:]) if i in self._words else w.shape
+            for i, w in enumerate(self.weights)
+        ]
+        parts = flat_P.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

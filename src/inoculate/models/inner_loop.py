@@ -51,7 +51,7 @@ class InnerStep:
     ) -> None:
         self.harm, self.head_shape, self.optimizer = harm, head_shape, optimizer
         self.max_norm, self.epsilon, self.second_order = max_norm, epsilon, second_order
-        self.P = sum(weight.numel() for weight in harm.weights)
+        self.P = len(harm.start())
         self.scale_Q = harm.weights[0].new_ones(self.P + head_shape.numel())
         self.scale_Q[self.P :] = head_factor
 
