@@ -279,6 +279,27 @@ def report(store: Path, *, recipe: str | None = None, out: Path | None = None) -
     return 0
 
 
+@app.command
+def reproduce(*stores: Path, out: Path = Path("docs/reproduction.md")) -> int:
+    """Write which claims of the three papers reproduce, from the records of stores; runs nothing.
+
+    Parameters
+    ----------
+    stores: Stores that hold the recipes; by default `runs`.
+    out: The Markdown file to write.
+    """
+    from inoculate.experiments.recipe import bundled, load_recipe
+    from inoculate.reports.reproduction.page import CLAIMS, reproduction
+
+    asked = {claim.recipe for claim in CLAIMS if claim.measure is not None} & set(bundled())
+    page = reproduction(stores or (Path("runs"),), {name: load_recipe(name).raw for name in asked})
+    if not out.parent.is_dir():
+        raise InputError("no such folder", field="--out", found=str(out.parent))
+    out.write_text(page, encoding="utf-8")
+    _say(f"page: {out}")
+    return 0
+
+
 @app.command(name="list")
 def list_(kind: Kind) -> int:
     """List what there is.
