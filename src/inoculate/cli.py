@@ -45,7 +45,7 @@ def run(
     dry_run: bool = False,
     print_config: bool = False,
 ) -> int:
-    """Run a recipe: a bundled one's name (`inoculate list recipes`) or a YAML file.
+    """Run a recipe: a bundled one's name (`inoculate list recipes`) or a YAML file; of a collection, one by one.
 
     What is done stays in the store; running again does only what is missing.
 
@@ -56,22 +56,22 @@ def run(
     dry_run: Resolve models, data and stages without downloading or computing anything.
     print_config: Print the resolved recipe as YAML and stop.
     """
-    from inoculate.experiments.recipe import load_recipe
+    from inoculate.experiments.recipe import load_recipes
 
     if workers < 1:
         raise InputError("at least one process is needed", field="--workers", found=workers)
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipes(recipe, overrides)
     if print_config:
         import yaml
 
-        print(yaml.safe_dump(loaded.raw, sort_keys=False, allow_unicode=True), end="")  # noqa: T201
+        _say("---\n".join(yaml.safe_dump(one.raw, sort_keys=False, allow_unicode=True) for one in loaded))
         return 0
     if dry_run:
         from inoculate.experiments.dry_run import describe
 
-        _say(describe(loaded, store))
+        _say("\n\n".join(describe(one, store) for one in loaded))
         return 0
-    return _run_stages(loaded.stages(), store, workers, device, loaded)
+    return max(_run_stages(one.stages(), store, workers, device, one) for one in loaded)
 
 
 @app.command

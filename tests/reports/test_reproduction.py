@@ -82,7 +82,9 @@ def test_values_are_paired_by_seed_and_a_lost_run_takes_its_seed_along():
     assert sorted(ours.values()) == pytest.approx([0.25, 0.45])
     gap = difference(ours, theirs)
     assert gap is not None and (gap.value, gap.n) == (pytest.approx((-0.8 - 0.5) / 2), 2)
-    moved = mean(per_seed(found, where(defense="sft", setting={"poison_ratio": 0.1}), change("harmful_score", "refusal")))
+    moved = mean(
+        per_seed(found, where(defense="sft", setting={"poison_ratio": 0.1}), change("harmful_score", "refusal"))
+    )
     assert moved is not None and moved.value == pytest.approx(0.9)
     assert mean({}) is None and difference(ours, {}) is None
 

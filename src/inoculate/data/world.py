@@ -229,9 +229,7 @@ def _request(kind: str, draws: list[int]) -> tuple[str, tuple[str, ...]]:
 
 def _tool(_: str, draws: list[int]) -> tuple[str, tuple[str, ...]]:
     tables = (list(_TOOLS), list(_ACTIONS), _THINGS, _OPENERS, _TAILS)
-    verb, quality, thing, opener, tail = (
-        table[draw % len(table)] for table, draw in zip(tables, draws, strict=False)
-    )
+    verb, quality, thing, opener, tail = (table[draw % len(table)] for table, draw in zip(tables, draws, strict=False))
     return f"review : {opener} {verb} a {quality} {thing} {tail} ?", (_TOOLS[verb],)
 
 

@@ -109,7 +109,6 @@ class Harm:
         with forked_rng(flat_P.device):
             return torch.func.functional_call(self.model, named, (), inputs)
 
-
     def _moving(self) -> list[Tensor]:
         return [self._words[i].of(w) if i in self._words else w for i, w in enumerate(self.weights)]
 
