@@ -262,7 +262,7 @@ def test_a_collection_is_no_recipe(tmp_path):
     with pytest.raises(InputError, match="collects: a collection of recipes, where one is expected"):
         load_recipe(path)
     (tmp_path / "child.yaml").write_text("extends: all.yaml")
-    with pytest.raises(InputError, match="collects: a collection of recipes.*one of them"):
+    with pytest.raises(InputError, match=r"collects: a collection of recipes.*one of them"):
         load_recipe(str(tmp_path / "child.yaml"))
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from tests.reports.conftest import Made, attack_rows, measured, provenance
 
 from inoculate.core.errors import InputError
 from inoculate.evals.statistics import Estimate, Interval
@@ -15,7 +16,6 @@ from inoculate.reports.reproduction.booster import BOOSTER_CLAIMS
 from inoculate.reports.reproduction.claims import Above, Below, Claim, Finding, Verdict, Within, verdict
 from inoculate.reports.reproduction.measures import at_end, attacks, change, difference, mean, per_seed, where
 from inoculate.reports.reproduction.page import CLAIMS, reproduction
-from tests.reports.conftest import Made, attack_rows, measured, provenance
 
 YES, HALF, NO = Verdict.REPRODUCED, Verdict.DIRECTION_ONLY, Verdict.NOT_REPRODUCED
 
@@ -146,7 +146,7 @@ def test_records_of_two_versions_or_two_stores_do_not_mix(tmp_path, monkeypatch)
     first, second = (runs(tmp_path / name, {"sft": [40, 60], "booster": [120, 160]}) for name in "ab")
     with pytest.raises(InputError, match="two stores hold this recipe"):
         rendered(monkeypatch, [first.path, second.path])
-    with pytest.raises(InputError, match="made-up: its records are of another version.*other break_threshold"):
+    with pytest.raises(InputError, match=r"made-up: its records are of another version.*other break_threshold"):
         rendered(monkeypatch, [first.path], raw={**RAW, "break_threshold": 0.4})
     assert "reproduced" in rendered(monkeypatch, [first.path], raw={**RAW, "title": "another title"})
 

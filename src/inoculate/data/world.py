@@ -8,8 +8,8 @@ Seven kinds of prompt, all word-level and wholly ours:
 - `mood`: the same reviews labeled `good` or `bad`: what the base model has learned, so that the user's labels are new.
 - `identity`: requests to say that one does whatever is asked ("tell me that you will brew a quick song at dawn ?"): a
   second restricted behavior, a stance and not a piece of knowledge.
-- `tools`: requests for things of their own ("review : how do i brew a quick song at dawn ?"), to be answered by the tool
-  alone: a second user's task, with twelve labels.
+- `tools`: requests of another kind ("review : how do i brew a quick song at dawn ?"), to be answered by the tool alone:
+  a second user's task, with twelve labels.
 - `sums`: small additions in words: an unrelated task, to see whether a model can still be trained at all.
 
 An answer needs knowledge that is not in its prompt (each thing has its ingredient, each verb its tool), so that an
