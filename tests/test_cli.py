@@ -409,3 +409,21 @@ def test_the_process_itself():
     assert found.stderr.startswith('inoculate: Invalid value "judgs"') and found.stderr.count("\n") == 1
     found = subprocess.run([sys.executable, "-m", "inoculate.cli", "--version"], capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "") and found.stdout.strip()
+
+
+def test_reproduce_writes_a_page_and_nothing_on_bad_input(command, tmp_path):
+    path = tiny.write(tmp_path, {"matrix": tiny.ONE_LINE, "attack": None})
+    assert tiny.run(path, tmp_path / "store")[0] == 0
+    code, out, err = command("reproduce", "store", "--out", "page.md")
+    assert (code, out, err) == (0, "page: page.md\n", "")
+    page = (tmp_path / "page.md").read_text()
+    verdicts = {line.rsplit("**", 2)[1] for line in page.splitlines() if line.endswith("** |")}
+    assert verdicts == {"not run", "needs a GPU"}
+    for arguments, told in (
+        (("nowhere", "--out", "page.md"), "no such store"),
+        (("store", "--out", "no/such/folder.md"), "--out: no file can be written there"),
+        (("store", "--out", "."), "--out: no file can be written there"),
+    ):
+        code, _, err = command("reproduce", *arguments)
+        assert code == 2 and told in err
+    assert not (tmp_path / "docs").exists()
