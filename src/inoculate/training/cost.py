@@ -63,16 +63,15 @@ def step_cost(
     """
     layout = layout_for(model, training, max_length)
     batches = _batches(defense.needs, training.per_device_train_batch_size, lengths, layout)
-    first = next(iter(defense.needs))
+    shared: Batch = batches[next(iter(defense.needs))][0]
     model.train()
-    with ExitStack() as stack:
-        if layout == "varlen":
-            stack.enter_context(packed_attention(model))
-        stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=training.bf16))
-        activations = _activations(model, batches[first][0])
-        alone = {"align": [batches[first][0]]}
-        sft = _Step(model, SFT(), training, alone)
-        full = sft if isinstance(defense, SFT) else _Step(model, defense, training, batches)
+    inside = _Inside(model, training, layout)
+    with inside, traced(model) as footprint:
+        loss = loss_of(model, shared)
+        activations = footprint.live
+        del loss
+    sft = _Step(inside, SFT(), {"align": [shared]})
+    full = sft if isinstance(defense, SFT) else _Step(inside, defense, batches)
     parts = training.gradient_accumulation_steps
     return StepCost(
         flops=full.flops * parts,
@@ -85,25 +84,42 @@ def step_cost(
     )
 
 
+class _Inside:
+    """What `fit` computes gradients in: packed attention and autocast. May be entered again and again."""
+
+    def __init__(self, model: nn.Module, training: Training, layout: Layout) -> None:
+        self.model, self.training, self._packs = model, training, layout == "varlen"
+        self._stack = ExitStack()
+
+    def __enter__(self) -> None:
+        if self._packs:
+            self._stack.enter_context(packed_attention(self.model))
+        self._stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=self.training.bf16))
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
 class _Step:
     """A step that was traced: FLOPs of one micro-batch, bytes of the optimizer's state, and the peak."""
 
-    def __init__(self, model: nn.Module, defense: Defense, training: Training, batches: Batches) -> None:
-        objective: Any = defense
-        weights = trainable(model)
+    def __init__(self, inside: _Inside, defense: Defense, batches: Batches) -> None:
+        model, training = inside.model, inside.training
         with traced(model) as footprint:
             optimizer = _begun(model, training)
             self.state = footprint.live
+            objective: Any = defense
             if isinstance(defense, Staged):
                 objective = defense.start(model, 1)
                 objective.before_step(0)
             before = footprint.flops
-            objective.backward(model, batches)
-            self.flops = footprint.flops - before
-            if training.gradient_accumulation_steps > 1:  # a second micro-batch meets the first one's gradient
+            with inside:
                 objective.backward(model, batches)
+                self.flops = footprint.flops - before
+                if training.gradient_accumulation_steps > 1:  # a second micro-batch meets the first one's gradient
+                    objective.backward(model, batches)
             if training.max_grad_norm:
-                nn.utils.clip_grad_norm_(weights, training.max_grad_norm)
+                nn.utils.clip_grad_norm_(trainable(model), training.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self.peak = footprint.peak
@@ -117,14 +133,6 @@ def _begun(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return optimizer
-
-
-def _activations(model: nn.Module, batch: Batch) -> int:
-    with traced(model) as footprint:
-        loss = loss_of(model, batch)
-        held = footprint.live
-        del loss
-    return held
 
 
 def _batches(
