@@ -35,12 +35,10 @@ def generation_cost(
     """
     model.eval()
     size = min(batch_size, rows)
-    prefill, _, prompts_peak = _pass(model, size, 0, prompt_tokens)
-    decode, peak = 0, prompts_peak
+    decode, (prefill, peak) = 0, _pass(model, size, 0, prompt_tokens)
     if new_tokens > 1:
-        decode, _, _ = _pass(model, size, prompt_tokens + new_tokens // 2 - 1, 1)
-        _, cached, last = _pass(model, size, prompt_tokens + new_tokens - 2, 1)
-        peak = max(peak, cached + last)
+        decode, _ = _pass(model, size, prompt_tokens + new_tokens // 2 - 1, 1)
+        peak = max(peak, _pass(model, size, prompt_tokens + new_tokens - 2, 1)[1])
     passes = -(-rows // batch_size) * new_tokens
     weights = held_bytes(model.parameters())
     flops = (prefill + decode * (new_tokens - 1)) * rows / size
@@ -59,8 +57,8 @@ def loss_cost(model: nn.Module, rows: int, tokens: int, batch_size: int) -> Gene
     return GenerationCost(round(footprint.flops * rows / size), passes * held_bytes(model.parameters()), footprint.peak)
 
 
-def _pass(model: nn.Module, rows: int, cached: int, new: int) -> tuple[int, int, int]:
-    """FLOPs of one pass over `new` tokens [rows, new] after `cached` ones, bytes of the cache, and the pass's peak."""
+def _pass(model: nn.Module, rows: int, cached: int, new: int) -> tuple[int, int]:
+    """FLOPs of one pass over `new` tokens [rows, new] after `cached` ones, and its peak in bytes, the cache included."""
     from transformers import DynamicCache
 
     step = NextToken(model)
@@ -70,11 +68,9 @@ def _pass(model: nn.Module, rows: int, cached: int, new: int) -> tuple[int, int,
         positions_BT = torch.arange(begin, end).expand(rows, -1)
         step(torch.ones_like(positions_BT), torch.ones(rows, end, dtype=torch.long), positions_BT, cache)
 
-    with torch.no_grad():
-        with traced(model) as filling:
-            if cached:
-                advance(0, cached)
-            held = filling.live
-        with traced(model) as footprint:
-            advance(cached, cached + new)
-            return footprint.flops, held, footprint.peak
+    with torch.no_grad(), traced(model) as footprint:
+        if cached:
+            advance(0, cached)
+        before, footprint.peak = footprint.flops, footprint.live
+        advance(cached, cached + new)
+        return footprint.flops - before, footprint.peak

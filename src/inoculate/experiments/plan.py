@@ -10,7 +10,7 @@ from typing import Any
 from inoculate.core.hardware import Hardware
 from inoculate.core.types import Value
 from inoculate.experiments.few_shot import FewShotAttack
-from inoculate.experiments.plan_cost import Cost, cost_of
+from inoculate.experiments.plan_cost import Cost, Seen, cost_of
 from inoculate.experiments.plan_task import Task, task_of
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order
@@ -109,18 +109,27 @@ def plan(recipe: Recipe, hardware: Hardware, usd_per_hour: float | None, utiliza
         groups[key] = Planned(stage.kind, "" if task is None else task.title, 1, None, why or "")
         if task is not None:
             tasks[key] = task
-    rows = [_priced(row, tasks.get(key), hardware, price, utilization) for key, row in groups.items()]
+    seen: Seen = {}
+    costed = [_costed(row, tasks.get(key), seen) for key, row in groups.items()]
+    rows = [_priced(row, hardware, price, utilization) for row in costed]
     return Plan(recipe.name, hardware, price, utilization, rows)
 
 
-def _priced(row: Planned, task: Task | None, hardware: Hardware, price: float, utilization: float) -> Planned:
+def _costed(row: Planned, task: Task | None, seen: Seen) -> Planned:
     if task is None:
         return row
     try:
-        cost = cost_of(task)
+        cost = cost_of(task, seen)
     except RuntimeError as error:  # torch's word for what cannot be known without numbers, as a router's choices
         return replace(row, reason=f"the model cannot be run without numbers: {str(error).strip().splitlines()[0]}")
-    row = replace(row, cost=cost, fits=hardware.fits(cost.peak_bytes), reason=cost.unknown)
+    return replace(row, cost=cost, reason=cost.unknown)
+
+
+def _priced(row: Planned, hardware: Hardware, price: float, utilization: float) -> Planned:
+    cost = row.cost
+    if cost is None:
+        return row
+    row = replace(row, fits=hardware.fits(cost.peak_bytes))
     if cost.flops is None:
         return row
     seconds = hardware.seconds(cost.training_flops, 0, utilization, cost.bf16)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from inoculate.data import world
+from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.base import Sandbox
 from inoculate.experiments.plan_data import Rows, evaluation_prompts, tokenizer_at_hand, training_rows
 from inoculate.experiments.plan_task import Task
@@ -67,8 +68,15 @@ class _Measured(NamedTuple):
     unknown: str = ""
 
 
-def cost_of(task: Task) -> Cost:
+Seen = dict[tuple[str, ...], _Measured]
+"""What evaluations of models of some shape cost: those along an attack are those before it."""
+
+
+def cost_of(task: Task, seen_before: Seen) -> Cost:
     """Measure a task.
+
+    Args:
+        seen_before: is looked into and added to.
 
     Raises:
         InputError: if the model's configuration cannot be read, or lacks a module that an adapter is for.
@@ -82,7 +90,7 @@ def cost_of(task: Task) -> Cost:
         model = with_checkpointing(model, task.training)
     model = without_numbers(model)
     made = None if task.training is None else _trained(task, task.training, model, tokenizer)
-    seen = _measured(task, model, tokenizer)
+    seen = _measured(task, model, tokenizer, seen_before)
     times = 1 if task.eval_every is None else 0
     if made is not None and made.steps is not None and task.eval_every is not None:
         times = len({*range(0, made.steps, task.eval_every), made.steps})
@@ -145,16 +153,24 @@ def _trained(task: Task, training: Training, model: Any, tokenizer: Any) -> _Tra
     return _Trained(rows, memory, work, steps)
 
 
-def _measured(task: Task, model: Any, tokenizer: Any) -> _Measured:
+def _measured(task: Task, model: Any, tokenizer: Any, before: Seen) -> _Measured:
+    if task.evaluation is None:
+        return _Measured()
+    parameters = sum(weight.numel() for weight in model.parameters())
+    key = (task.base.model_dump_json(exclude={"seed"}), str(parameters), task.evaluation.model_dump_json())
+    if key not in before:
+        before[key] = _evaluated(task.evaluation, model, tokenizer)
+    return before[key]
+
+
+def _evaluated(evaluation: Evaluation, model: Any, tokenizer: Any) -> _Measured:
     """Answers to every set's prompts, and the loss on the restricted set's own answers."""
     from inoculate.evals.cost import generation_cost, loss_cost
 
-    if task.evaluation is None:
-        return _Measured()
-    sets = evaluation_prompts(task.evaluation, tokenizer)
+    sets = evaluation_prompts(evaluation, tokenizer)
     if isinstance(sets, str):
         return _Measured(unknown=sets)
-    size, length = task.evaluation.batch_size, task.evaluation.max_length
+    size, length = evaluation.batch_size, evaluation.max_length
     costs = [generation_cost(model, s.rows, s.tokens, s.new_tokens, size) for s in sets]
     costs += [loss_cost(model, s.rows, length, size) for s in sets if s.name == "restricted"]
     return _Measured(

@@ -87,7 +87,7 @@ class Footprint(TorchDispatchMode):
     live: int = 0
     """Bytes of storages that were made inside and are still held."""
     peak: int = 0
-    """The most that `live` has been."""
+    """The most that `live` has been, since it was last set."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()
