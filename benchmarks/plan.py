@@ -2,13 +2,13 @@
 
     python benchmarks/plan.py [--model asset:smollm2] [--dtype bfloat16] [--rows 4] [--tokens 96] [--json FILE]
 
-Each side of a defense is a process of its own. There the model is loaded, made ready as `align` makes it, and trained by
-`fit` for three steps on rows of one length, all answer. Measured: FLOPs of one `backward` by torch's own counter;
-resident memory that belongs to the process alone (RssAnon, looked at every millisecond) in the third step, over what it
-was before the model was loaded, modules imported. That is fair where ru_maxrss is not: it leaves out what loading needed
-and gave back, and files that are mapped and not copied. It does hold the allocator's gaps and the kernels' scratch,
-which no plan knows. Large blocks are given back at once (MALLOC_MMAP_THRESHOLD_), so that it can fall. Attention is
-counted by hand on both sides' behalf: torch's counter has no formula for the processor's fused kernel.
+Each side of a defense is a process of its own. There the model is loaded, made ready as `align` makes it, and trained
+by `fit` for three steps on rows of one length, all answer. Measured: FLOPs of one `backward` by torch's own counter;
+resident memory that belongs to the process alone (RssAnon, looked at every millisecond) in the third step, over what
+it was before the model was loaded, modules imported. That is fair where ru_maxrss is not: it leaves out what loading
+needed and gave back, and files that are mapped and not copied. It does hold the allocator's gaps and the kernels'
+scratch, which no plan knows. Large blocks are given back at once (MALLOC_MMAP_THRESHOLD_), so that it can fall.
+Attention is counted by the same formula on both sides: torch's counter has none for the processor's fused kernel.
 """
 
 from __future__ import annotations
@@ -152,7 +152,10 @@ def main() -> None:
         found[name] = {"measured": real, "planned": plan}
         for what, scale, unit in (("flops", 1e9, "GFLOP"), ("peak", 2**20, "MiB")):
             ratio = plan[what] / real[what]
-            print(f"{name:8s} {what:6s} planned {plan[what] / scale:9.1f}  measured {real[what] / scale:9.1f} {unit}", end="")
+            print(
+                f"{name:8s} {what:6s} planned {plan[what] / scale:9.1f}  measured {real[what] / scale:9.1f} {unit}",
+                end="",
+            )
             print(f"  ratio {ratio:.3f}")
     if given.json:
         given.json.write_text(json.dumps(found) + "\n")

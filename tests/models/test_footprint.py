@@ -117,7 +117,9 @@ def test_bf16_holds_half_the_weights():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
-    "defense", [SFT(), Booster(), Vaccine(), RepNoise(), Lisa(), SecurityVector(), MLAC(inner_steps=1)], ids=lambda d: d.name
+    "defense",
+    [SFT(), Booster(), Vaccine(), RepNoise(), Lisa(), SecurityVector(), MLAC(inner_steps=1)],
+    ids=lambda d: d.name,
 )
 def test_a_step_without_numbers_is_the_real_step(defense, checkpointing):
     """FLOPs and the peak of the defense's own code, to the byte."""

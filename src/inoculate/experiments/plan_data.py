@@ -57,8 +57,7 @@ def tokenizer_at_hand(base: Sandbox | Pretrained) -> PreTrainedTokenizerBase | N
 def training_rows(mix: Mix, needs: Iterable[str], tokenizer: Any) -> Rows:
     """The rows of the roles that are needed, the first of which counts epochs."""
     roles = list(needs)
-    known = tokenizer is not None and all(_at_hand(mix.roles[role]) for role in roles)
-    if not known:
+    if tokenizer is None or not all(_at_hand(mix.roles[role]) for role in roles):
         bound = dict.fromkeys(roles, Length(mix.max_length))
         return Rows(bound, bound, False, rows_of(mix.roles[roles[0]]))
     encoded = {role: mix.encoded(tokenizer, role) for role in roles}

@@ -76,7 +76,7 @@ def _assumed(plan: Plan) -> list[str]:
         f"{device.name}'s peak ({device.bf16 / 1e12:g} TFLOP/s in bf16, {device.fp32 / 1e12:g} in fp32), "
         f"{plan.usd_per_hour:g} USD per device and hour; tokens marked ≤ are the limit, the rest means of the data. "
         f"Fits: at most {TIGHT:.0%} of {device.memory_gb} GB, tight: more.",
-        "Hours are arithmetic and, in generation, reads of the weights: a small model takes longer than its arithmetic. "
+        "Hours are arithmetic and, in generation, reads of the weights: a small model takes longer than that. "
         "Not counted: loading, judges that are models, diagnostics (track_harm).",
     ]
 

@@ -55,9 +55,7 @@ def task_of(stage: Stage) -> Task:
         case Align():
             mix = stage.data.model_copy(update={"roles": stage.roles})
             decides = (*_origin(stage), stage.defense, stage.training, mix)
-            return Task(
-                "align", stage.title, stage.base, _opened(stage), decides, stage.defense, stage.training, mix
-            )
+            return Task("align", stage.title, stage.base, _opened(stage), decides, stage.defense, stage.training, mix)
         case Vector():
             return _vector(stage)
         case Attack():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ _FORMULAS: Mapping[Any, Any] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward),
 }
-"""torch's formulas for matrix products, convolutions and attention, 2 FLOPs to a multiply-add; and, which it lacks, fused
-attention on the processor. As in all of them, the half that a causal mask cuts off is counted too."""
+"""torch's formulas for matrix products, convolutions and attention, 2 FLOPs to a multiply-add; and, which it lacks,
+fused attention on the processor. As in all of them, the half that a causal mask cuts off is counted too."""
 
 
 def without_numbers(model: nn.Module) -> nn.Module:
@@ -57,7 +57,7 @@ def without_numbers(model: nn.Module) -> nn.Module:
 
     originals = [*model.parameters(), *model.buffers()]  # held, so that no id is used twice
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        for tensors in cast("tuple[dict[str, Any], ...]", (module._parameters, module._buffers)):
             tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
     del originals
     return model

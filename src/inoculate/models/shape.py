@@ -40,6 +40,8 @@ _CONFIGS: Mapping[str, dict[str, Any]] = MappingProxyType(
     }
 )
 
+_OFFLINE = "a connection to the hub, a local folder with config.json, or the shape of the model under base.shape"
+
 
 def model_shape(address: str, expected: Mapping[str, Any] | None = None, lora: Lora | None = None) -> dict[str, int]:
     """Size of a model from its configuration alone, built on the meta device: no weight is read or downloaded.
@@ -128,7 +130,7 @@ def _config(address: str, expected: Mapping[str, Any] | None) -> PretrainedConfi
             return _described(expected, address)
     if place.kind == "folder" and place.path is not None:
         read_json(place.path / CONFIG)
-    with explained(place, "configuration"):
+    with explained(place, "configuration", _OFFLINE):
         return AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
 
 
