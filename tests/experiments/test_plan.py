@@ -95,17 +95,16 @@ def test_an_attack_is_measured_at_the_start_along_the_way_and_at_the_end(tmp_pat
     assert attacks[6].flops == attacks[6].training_flops + 2 * once.flops
 
 
-def test_a_guard_and_a_vector_are_planned(tmp_path):
+def test_a_guard_and_a_vector_are_planned():
     recipe = load_recipe("security-vectors/mixed", weights=False)
     rows = plan(recipe.model_copy(update={"lines": recipe.lines[:4]}), H100, None, 0.4).rows
     kinds = {row.kind: row for row in rows}
     assert kinds["vector"].cost is not None and kinds["vector"].cost.over_sft > 2
     guarded = [row for row in rows if row.title.endswith("under security_vector")]
     plain = [row for row in rows if row.kind == "finetune" and " under " not in row.title]
-    assert guarded[0].cost is not None
-    if plain and plain[0].cost is not None:
-        assert guarded[0].cost.step_flops > plain[0].cost.step_flops
-        assert guarded[0].cost.trainable == plain[0].cost.trainable
+    assert guarded[0].cost is not None and plain[0].cost is not None
+    assert guarded[0].cost.step_flops > plain[0].cost.step_flops  # the vector is computed, and not trained
+    assert guarded[0].cost.trainable == plain[0].cost.trainable
 
 
 def test_few_shot_studies_say_why_they_are_not_planned():

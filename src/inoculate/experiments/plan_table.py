@@ -71,13 +71,14 @@ def _reasons(plan: Plan) -> list[str]:
 
 def _assumed(plan: Plan) -> list[str]:
     device = plan.hardware.device
+    shared = "Hours on several devices are for stages side by side: `fit` trains on one. " * (plan.hardware.count > 1)
     return [
         f"n: stages of equal cost, FLOPs, hours and USD of all of them. Assumed: {plan.utilization:.0%} of "
         f"{device.name}'s peak ({device.bf16 / 1e12:g} TFLOP/s in bf16, {device.fp32 / 1e12:g} in fp32), "
         f"{plan.usd_per_hour:g} USD per device and hour; tokens marked ≤ are the limit, the rest means of the data. "
         f"Fits: at most {TIGHT:.0%} of {device.memory_gb} GB, tight: more.",
         "Hours are arithmetic and, in generation, reads of the weights: a small model takes longer than that. "
-        "Not counted: loading, judges that are models, diagnostics (track_harm).",
+        f"{shared}Not counted: loading, judges that are models, diagnostics (track_harm).",
     ]
 
 
