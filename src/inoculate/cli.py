@@ -75,6 +75,41 @@ def run(
 
 
 @app.command
+def plan(
+    recipe: str,
+    *,
+    overrides: Overrides = (),
+    hardware: str = "H100-80G",
+    price: float | None = None,
+    utilization: float = 0.4,
+    format: Literal["table", "json"] = "table",
+) -> int:
+    """Say what a recipe would cost before it runs: memory, FLOPs, hours and money of every stage.
+
+    Parameters
+    ----------
+    recipe: Name or path. Of models only the configuration is read; of data what is at hand.
+    hardware: Device, with a count before it as in 8xH100-80G.
+    price: USD per device and hour; by default a typical one, which is an assumption.
+    utilization: Share of the device's peak rate that is reached.
+    format: table or json.
+    """
+    from inoculate.core.hardware import parse_hardware
+
+    chosen = parse_hardware(hardware)
+    if not 0 < utilization <= 1:
+        raise InputError("not a share", field="--utilization", found=utilization, expected="more than 0, at most 1")
+    if price is not None and price < 0:
+        raise InputError("not a price", field="--price", found=price, expected="USD per device and hour, at least 0")
+    from inoculate.experiments.plan import plan as planned
+    from inoculate.experiments.plan_table import plan_text
+    from inoculate.experiments.recipe import load_recipe
+
+    _say(plan_text(planned(load_recipe(recipe, overrides, weights=False), chosen, price, utilization), format))
+    return 0
+
+
+@app.command
 def align(
     model: str,
     align_data: Annotated[str, Parameter(name="--align")],

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import digest
 from inoculate.core.types import JsonDict, Value
+from inoculate.experiments.base import Pretrained
 from inoculate.experiments.blame import input_error
 from inoculate.experiments.lines import FewShotLine, Line, line_type
 from inoculate.experiments.stage import Stage, check_inputs
@@ -70,8 +71,11 @@ def load_recipes(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, ...]
     return tuple(load_recipe(member) for member in names)
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str, overrides: Sequence[str] = (), *, weights: bool = True) -> Recipe:
     """Read a bundled recipe by name or a YAML file by path, apply `a.b.c=value` overrides, validate every cell.
+
+    Args:
+        weights: whether base models must be there, as for a run; a plan reads their configuration alone.
 
     Raises:
         InputError: naming the file, the field, what was found and what is valid.
@@ -98,7 +102,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             raise input_error(error, line_type(cell), cell, path) from None
     recipe = Recipe(**about, raw=raw, lines=tuple(lines))
     try:
-        check_inputs(stage for line in lines for stage in line.stages())
+        check_inputs((stage for line in lines for stage in line.stages()), but=() if weights else (Pretrained,))
         recipe.stages()
     except InputError as error:
         raise error.located(file=path) from None
