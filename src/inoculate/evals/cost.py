@@ -58,7 +58,7 @@ def loss_cost(model: nn.Module, rows: int, tokens: int, batch_size: int) -> Gene
 
 
 def _pass(model: nn.Module, rows: int, cached: int, new: int) -> tuple[int, int]:
-    """FLOPs of one pass over `new` tokens [rows, new] after `cached` ones, and its peak in bytes, the cache included."""
+    """FLOPs of one pass over `new` tokens [rows, new] after `cached` ones, and its peak in bytes with the cache."""
     from transformers import DynamicCache
 
     step = NextToken(model)
