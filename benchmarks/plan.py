@@ -89,6 +89,8 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, int]:
     gc.collect()
     before = anonymous()
     model = add_lora(load_model(given.model, dtype=given.dtype), Lora(r=32, lora_alpha=4), 0)
+    for weight in model.parameters():  # what keeps the file's precision is a map of the file, which a device has not
+        weight.data = weight.data.clone()
     defense = KNOWN[name]()
     training = Training(max_steps=STEPS, per_device_train_batch_size=given.rows, learning_rate=2e-3)
     layout = layout_for(model, training, given.tokens)
