@@ -15,7 +15,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.hashing import digest
 from inoculate.core.types import JsonDict, Value
 from inoculate.experiments.blame import input_error
-from inoculate.experiments.lines import FewShotLine, Line, line_type
+from inoculate.experiments.lines import AnyLine, CostLine, FewShotLine, Line, line_type
 from inoculate.experiments.stage import Stage, check_inputs
 
 BUNDLED = Path(__file__).parent.parent / "recipes"
@@ -31,7 +31,7 @@ class Recipe(Value):
     question: str = ""
     description: str = ""
     raw: JsonDict
-    lines: tuple[Line | FewShotLine, ...]
+    lines: tuple[AnyLine, ...]
 
     @property
     def hash(self) -> str:
@@ -93,7 +93,7 @@ def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
     if not isinstance(raw, dict):
         raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
-    known = ("extends", *_ABOUT, *dict.fromkeys((*Line.model_fields, *FewShotLine.model_fields)))
+    known = ("extends", *_ABOUT, *dict.fromkeys((*Line.model_fields, *FewShotLine.model_fields, *CostLine.model_fields)))
     for key in raw:
         if key not in known:
             raise InputError("unknown key", file=path, field=str(key), found=key, known=known)
