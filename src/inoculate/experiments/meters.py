@@ -88,11 +88,17 @@ def flop_counter() -> Any:
     though half of it is masked.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(grad, query, key, value)
 
     kernel = torch.ops.aten
     known = {
-        kernel._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-        kernel._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+        kernel._scaled_dot_product_flash_attention_for_cpu: forward,
+        kernel._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
     return FlopCounterMode(display=False, custom_mapping=known)
