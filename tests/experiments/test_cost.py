@@ -123,7 +123,9 @@ def test_records_are_positive_and_no_process_is_left(tmp_path):
     before = children()
     path = tmp_path / "cost.yaml"
     path.write_text(yaml.safe_dump(RECIPE))
-    code, said = tiny.run(path, tmp_path / "store", overrides=("cost.defense={name: booster, lam: 3}", "cost.repeats=4"))
+    code, said = tiny.run(
+        path, tmp_path / "store", overrides=("cost.defense={name: booster, lam: 3}", "cost.repeats=4")
+    )
     assert code == 0, said
     assert children() == before
     rows = {row.metric: row for row in read_records(tiny.only(tmp_path / "store", "cost") / "records.jsonl")}
@@ -146,7 +148,7 @@ def test_a_process_that_dies_is_one_error():
     before = children()
     with pytest.raises(StageError, match=r"its process died \(out of memory, or killed\)"):
         alone(os.abort)
-    with pytest.raises(StageError, match="ValueError: math domain error|ValueError: expected a nonnegative"):
+    with pytest.raises(StageError, match=r"^ValueError: (math domain|expected a nonneg)"):
         alone(math.sqrt, -1)
     with pytest.raises(InputError, match="no such packaged model"):
         alone(load_nothing)

@@ -147,12 +147,12 @@ def _measure(stage: Cost, upstream: Mapping[str, Path], device: str) -> Measured
     made, context = stage.cost, Context(device=device)
     defense: Any = made.defense  # its needs may depend on its fields, which the protocol does not foresee
     where = _rehearse(defense, context)
-    tokenizer = load_tokenizer(*address_of(stage.base, upstream))
+    tokenizer, data = load_tokenizer(*address_of(stage.base, upstream)), filled(made.data, defense, "cost.data")
+    feeds = data.feeds(tokenizer, made.training.rows_per_step, made.training.seed, "padded", defense.needs)
     memory, clock = PeakMemory(where), Clock(where)
     model = open_trainable(stage.base, made.lora, made.training, upstream, context)
-    layout = layout_for(model, made.training, made.data.max_length)
-    data = filled(made.data, defense, "cost.data")
-    feeds = data.feeds(tokenizer, made.training.rows_per_step, made.training.seed, layout, defense.needs)
+    for feed in feeds.values():  # made before the model, so that what a role's rows take is no memory of a step
+        feed.layout = layout_for(model, made.training, made.data.max_length)
 
     def steps(count: int, **options: Any) -> bool:
         training = made.training.model_copy(update={"max_steps": count})

@@ -12,8 +12,8 @@ from inoculate.data.mix import Part
 from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.attack import Attack
 from inoculate.experiments.base import Pretrained
-from inoculate.experiments.few_shot import FewShotAttack
 from inoculate.experiments.cost import Cost, Costing
+from inoculate.experiments.few_shot import FewShotAttack
 from inoculate.experiments.lines import Alignment, CostLine, Line
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order

@@ -93,7 +93,11 @@ def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
     if not isinstance(raw, dict):
         raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
-    known = ("extends", *_ABOUT, *dict.fromkeys((*Line.model_fields, *FewShotLine.model_fields, *CostLine.model_fields)))
+    known = (
+        "extends",
+        *_ABOUT,
+        *dict.fromkeys((*Line.model_fields, *FewShotLine.model_fields, *CostLine.model_fields)),
+    )
     for key in raw:
         if key not in known:
             raise InputError("unknown key", file=path, field=str(key), found=key, known=known)

@@ -74,7 +74,7 @@ def cost_studies(records: Iterable[Record]) -> tuple[CostStudy, ...]:
     """One study for each model and way of measuring; none where nothing of the kind was measured."""
     by_model: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if is_cost(record):
+        if is_cost(record) and record.status != "failed":  # a failed stage is among the report's warnings
             by_model[canonical([record.base, record.base_seed, _shared(record)])].append(record)
     titles = _titles([rows[0] for rows in by_model.values()])
     return tuple(_study(title, rows) for title, rows in zip(titles, by_model.values(), strict=True))
