@@ -88,9 +88,9 @@ class Cost(Stage):
         return f"cost of {told} on {self._base()} · seed {self.cost.training.seed}"
 
     def provenance(self) -> Record:
-        made, training = self.cost, self.cost.training
-        together = isinstance(made.defense, Together)
-        params = made.defense.params() if together else made.defense.model_dump(mode="json", exclude={"name"})
+        made, training, defense = self.cost, self.cost.training, self.cost.defense
+        together = isinstance(defense, Together)
+        params = defense.params() if together else defense.model_dump(mode="json", exclude={"name"})
         return Record(
             metric="",
             value=0.0,
@@ -106,7 +106,7 @@ class Cost(Stage):
             defense=self._name(),
             defense_params=params,
             defense_seed=training.seed,
-            threat_model="service" if isinstance(made.defense, Lisa | SecurityVector) else "open_weights",
+            threat_model="service" if isinstance(defense, Lisa | SecurityVector) else "open_weights",
             adapter_mode="full" if made.lora is None else "continue",
         )
 
