@@ -21,7 +21,7 @@ from inoculate.data import world
 from inoculate.data.world_table import WORLDS
 from inoculate.defenses import DEFENSES
 from inoculate.evals.judges import JUDGES
-from inoculate.experiments.recipe import bundled, load_recipe
+from inoculate.experiments.recipe import bundled, load_recipe, load_recipes
 from inoculate.models.sandbox import TinyModel, build_tokenizer
 from tests.experiments import tiny
 
@@ -313,12 +313,25 @@ def test_a_dry_run_of_every_bundled_recipe_needs_no_net(command, tmp_path, monke
     monkeypatch.setenv("INOCULATE_CACHE", str(tmp_path / "cache"))
     code, out, err = command("run", name, "--dry-run", "--store", "store")
     assert (code, err) == (0, "")
-    lines = out.splitlines()
-    stages = len({stage.folder for stage in load_recipe(name).stages()})
-    assert lines[0].startswith(f"recipe {name} (") and lines[-1].startswith("stages ")
-    assert int(lines[-1].split()[1]) > stages, "with what they are built on"
-    assert "; 0 done in store)" in lines[-1]
+    for recipe, told in zip(load_recipes(name), out.split("\n\n"), strict=True):
+        lines = told.splitlines()
+        stages = len({stage.folder for stage in recipe.stages()})
+        assert lines[0].startswith(f"recipe {recipe.name} (") and lines[-1].startswith("stages ")
+        assert int(lines[-1].split()[1]) > stages, "with what they are built on"
+        assert "; 0 done in store)" in lines[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_collection_runs_its_recipes_one_by_one(command, tmp_path):
+    """Each with a manifest of its own; what they share is computed once."""
+    first = tiny.write(tmp_path, {"matrix": tiny.ONE_LINE, "attack": None})
+    other = tmp_path / "other.yaml"
+    other.write_text(first.read_text().replace("name: tiny", "name: other", 1))
+    (tmp_path / "both.yaml").write_text(f"collects: [{first}, {other}]")
+    code, _, err = command("run", "both.yaml", "--store", "store", "--device", "cpu")
+    assert code == 0 and err.count("stages done") == 2 and "0 of them computed now" in err
+    names = {json.loads(file.read_text())["name"] for file in (tmp_path / "store" / "recipes").iterdir()}
+    assert len(names) == 2
 
 
 def test_a_dry_run_counts_what_is_done(command, tmp_path):
@@ -396,3 +409,21 @@ def test_the_process_itself():
     assert found.stderr.startswith('inoculate: Invalid value "judgs"') and found.stderr.count("\n") == 1
     found = subprocess.run([sys.executable, "-m", "inoculate.cli", "--version"], capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "") and found.stdout.strip()
+
+
+def test_reproduce_writes_a_page_and_nothing_on_bad_input(command, tmp_path):
+    path = tiny.write(tmp_path, {"matrix": tiny.ONE_LINE, "attack": None})
+    assert tiny.run(path, tmp_path / "store")[0] == 0
+    code, out, err = command("reproduce", "store", "--out", "page.md")
+    assert (code, out, err) == (0, "page: page.md\n", "")
+    page = (tmp_path / "page.md").read_text()
+    verdicts = {line.rsplit("**", 2)[1] for line in page.splitlines() if line.endswith("** |")}
+    assert verdicts == {"not run", "needs a GPU"}
+    for arguments, told in (
+        (("nowhere", "--out", "page.md"), "no such store"),
+        (("store", "--out", "no/such/folder.md"), "--out: no file can be written there"),
+        (("store", "--out", "."), "--out: no file can be written there"),
+    ):
+        code, _, err = command("reproduce", *arguments)
+        assert code == 2 and told in err
+    assert not (tmp_path / "docs").exists()

@@ -45,7 +45,7 @@ def run(
     dry_run: bool = False,
     print_config: bool = False,
 ) -> int:
-    """Run a recipe: a bundled one's name (`inoculate list recipes`) or a YAML file.
+    """Run a recipe: a bundled one's name (`inoculate list recipes`) or a YAML file; of a collection, one by one.
 
     What is done stays in the store; running again does only what is missing.
 
@@ -56,22 +56,57 @@ def run(
     dry_run: Resolve models, data and stages without downloading or computing anything.
     print_config: Print the resolved recipe as YAML and stop.
     """
-    from inoculate.experiments.recipe import load_recipe
+    from inoculate.experiments.recipe import load_recipes
 
     if workers < 1:
         raise InputError("at least one process is needed", field="--workers", found=workers)
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipes(recipe, overrides)
     if print_config:
         import yaml
 
-        print(yaml.safe_dump(loaded.raw, sort_keys=False, allow_unicode=True), end="")  # noqa: T201
+        _say("---\n".join(yaml.safe_dump(one.raw, sort_keys=False, allow_unicode=True) for one in loaded))
         return 0
     if dry_run:
         from inoculate.experiments.dry_run import describe
 
-        _say(describe(loaded, store))
+        _say("\n\n".join(describe(one, store) for one in loaded))
         return 0
-    return _run_stages(loaded.stages(), store, workers, device, loaded)
+    return max(_run_stages(one.stages(), store, workers, device, one) for one in loaded)
+
+
+@app.command
+def plan(
+    recipe: str,
+    *,
+    overrides: Overrides = (),
+    hardware: str = "H100-80G",
+    price: float | None = None,
+    utilization: float = 0.4,
+    format: Literal["table", "json"] = "table",
+) -> int:
+    """Say what a recipe would cost before it runs: memory, FLOPs, hours and money of every stage.
+
+    Parameters
+    ----------
+    recipe: Name or path. Of models only the configuration is read; of data what is at hand.
+    hardware: Device, with a count before it as in 8xH100-80G.
+    price: USD per device and hour; by default a typical one, which is an assumption.
+    utilization: Share of the device's peak rate that is reached.
+    format: table or json.
+    """
+    from inoculate.core.hardware import parse_hardware
+
+    chosen = parse_hardware(hardware)
+    if not 0 < utilization <= 1:
+        raise InputError("not a share", field="--utilization", found=utilization, expected="more than 0, at most 1")
+    if price is not None and price < 0:
+        raise InputError("not a price", field="--price", found=price, expected="USD per device and hour, at least 0")
+    from inoculate.experiments.plan import plan as planned
+    from inoculate.experiments.plan_table import plan_text
+    from inoculate.experiments.recipe import load_recipe
+
+    _say(plan_text(planned(load_recipe(recipe, overrides, weights=False), chosen, price, utilization), format))
+    return 0
 
 
 @app.command
@@ -276,6 +311,27 @@ def report(store: Path, *, recipe: str | None = None, out: Path | None = None) -
     from inoculate.reports.html import write_report
 
     _say(f"report: {write_report(store, out, recipe)}")
+    return 0
+
+
+@app.command
+def reproduce(*stores: Path, out: Path = Path("docs/reproduction.md")) -> int:
+    """Write which claims of the three papers reproduce, from the records of stores; runs nothing.
+
+    Parameters
+    ----------
+    stores: Stores that hold the recipes; by default `runs`.
+    out: The Markdown file to write.
+    """
+    from inoculate.experiments.recipe import bundled, load_recipe
+    from inoculate.reports.reproduction.page import CLAIMS, reproduction
+
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError("no file can be written there", field="--out", found=str(out), expected="a file in a folder")
+    asked = {claim.recipe for claim in CLAIMS if claim.measure is not None} & set(bundled())
+    page = reproduction(stores or (Path("runs"),), {name: load_recipe(name).raw for name in asked})
+    out.write_text(page, encoding="utf-8")
+    _say(f"page: {out}")
     return 0
 
 

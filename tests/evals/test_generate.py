@@ -105,13 +105,13 @@ def test_the_adapter_is_in_the_path(tokenizer):
 
 def test_finished_rows_leave_the_batch(tokenizer, monkeypatch):
     """The rows of the forward passes never grow, and end well below the first."""
-    rows, call = [], module._Step.__call__
+    rows, call = [], module.NextToken.__call__
 
     def spy(self, ids_BT, *rest):
         rows.append(len(ids_BT))
         return call(self, ids_BT, *rest)
 
-    monkeypatch.setattr(module._Step, "__call__", spy)
+    monkeypatch.setattr(module.NextToken, "__call__", spy)
     generate(llama(), tokenizer, ragged(40), max_new_tokens=12, batch_size=40)
     assert rows[0] == 40
     assert rows == sorted(rows, reverse=True)

@@ -15,6 +15,7 @@ from tests.experiments import tiny
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.records import read_records
 from inoculate.experiments import cost, meters
+from inoculate.experiments import measure as measuring
 from inoculate.experiments.dry_run import describe
 from inoculate.experiments.processes import alone
 from inoculate.experiments.recipe import load_recipe
@@ -65,8 +66,8 @@ def measure(tmp_path_factory, base):
     folder = tmp_path_factory.mktemp("measure")
     bases = base | made(folder, DEEP)
 
-    def found(*overrides: str) -> cost.Measured:
-        return cost._measure(stage(folder, overrides), bases, "cpu")
+    def found(*overrides: str) -> measuring.Measured:
+        return measuring.measure(stage(folder, overrides), bases, "cpu")
 
     return found
 
@@ -129,14 +130,15 @@ def test_records_are_positive_and_no_process_is_left(tmp_path):
     assert code == 0, said
     assert children() == before
     rows = {row.metric: row for row in read_records(tiny.only(tmp_path / "store", "cost") / "records.jsonl")}
-    assert set(rows) == {"step_s", "peak_memory_bytes", "step_flops"}
+    assert set(rows) == {"step_s", "step_ratio", "peak_memory_bytes", "step_flops"}
+    assert 1.5 < rows["step_ratio"].value < 6, "three passes over one"
     for row in rows.values():
         assert row.value is not None and row.value > 0 and math.isfinite(row.value)
         assert (row.defense, row.defense_params["lam"], row.base, row.base_seed) == ("booster", 3, "sandbox", 1)
         assert row.base_params["memory"] in ("VmHWM, reset", "ru_maxrss, not reset")
         assert row.base_params["clock"] == "processor time"
         assert row.stage.startswith("cost-") and row.recipe == "tiny-cost"
-    assert (rows["step_s"].n, rows["peak_memory_bytes"].n, rows["step_flops"].n) == (4, 4, 1)
+    assert [row.n for row in rows.values()] == [4, 4, 4, 1]
 
 
 def children() -> set[str]:

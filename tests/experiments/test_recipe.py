@@ -10,7 +10,7 @@ from tests.experiments import tiny
 
 from inoculate.core.errors import InputError
 from inoculate.experiments.align import Align
-from inoculate.experiments.recipe import bundled, load_recipe
+from inoculate.experiments.recipe import bundled, load_recipe, load_recipes
 from inoculate.experiments.runner import in_order
 
 LEARNING_RATE, SEED, RATIO = "attack.training.learning_rate", "attack.seed", "attack.poison_ratio"
@@ -224,9 +224,46 @@ def test_an_unknown_recipe_and_a_folder(tmp_path):
 
 @pytest.mark.parametrize("name", bundled())
 def test_bundled_recipes_are_valid_and_named_after_their_files(name):
-    recipe = load_recipe(name)
-    assert recipe.name == name and recipe.title and recipe.question
-    assert recipe.stages()
+    recipes = load_recipes(name)
+    assert recipes[0].name == name or len(recipes) > 1
+    for recipe in recipes:
+        assert recipe.title and recipe.question and recipe.stages()
+
+
+def collection(tmp_path, text):
+    path = tmp_path / "all.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_collection_is_its_recipes_in_order(tmp_path):
+    path = collection(tmp_path, "title: two\ncollects: [mlac/pronouns, quickstart]\n")
+    assert [recipe.name for recipe in load_recipes(path)] == ["mlac/pronouns", "quickstart"]
+    assert load_recipes("quickstart") == (load_recipe("quickstart"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "told"),
+    [
+        ("collects: []", (), "collects: expected a list of recipes' names"),
+        ("collects: quickstart", (), "collects: expected a list of recipes' names"),
+        ("collects: [quickstrat]", (), "no such recipe.*Did you mean 'quickstart'"),
+        ("collects: [quickstart]\nattack: {}", (), "attack: a collection has nothing of its own"),
+        ("collects: [quickstart]", ("attack.seed=1",), "--set: a collection takes no overrides"),
+    ],
+)
+def test_a_wrong_collection_is_named(tmp_path, text, overrides, told):
+    with pytest.raises(InputError, match=told):
+        load_recipes(collection(tmp_path, text), overrides)
+
+
+def test_a_collection_is_no_recipe(tmp_path):
+    path = collection(tmp_path, "collects: [quickstart]")
+    with pytest.raises(InputError, match="collects: a collection of recipes, where one is expected"):
+        load_recipe(path)
+    (tmp_path / "child.yaml").write_text("extends: all.yaml")
+    with pytest.raises(InputError, match=r"collects: a collection of recipes.*one of them"):
+        load_recipe(str(tmp_path / "child.yaml"))
 
 
 def test_an_adversary_without_data_of_its_own_trains_on_the_harmful(tmp_path):

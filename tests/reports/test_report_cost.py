@@ -28,7 +28,7 @@ def rows(defense, step_s, mib, gflops, seed=1, base="sandbox", params=None, sett
     stage = f"cost-{defense}{seed}{params}"
     blank = Record("", 0.0, recipe="made-up", stage=stage, base=base, base_seed=1, defense=defense, n=3)
     blank = replace(blank, defense_seed=seed, defense_params=params or {}, base_params=setting or SETTING)
-    values = {"step_s": step_s, "peak_memory_bytes": mib * MIB, "step_flops": gflops * 1e9}
+    values = {"step_s": step_s, "step_ratio": step_s / 2, "peak_memory_bytes": mib * MIB, "step_flops": gflops * 1e9}
     return [replace(blank, metric=metric, value=float(value)) for metric, value in values.items()]
 
 
@@ -51,7 +51,7 @@ def test_cells_are_values_ratios_and_what_was_published():
     assert [cell.detail for cell in table.rows[1][-2:]] == ["1.86 h", "57.86 GB"]
     assert table.rows[0][-1].detail == "about 49.4 GB"
     assert "LoRA of rank 32, 8 rows a step" in table.note and "at most 96 tokens" in table.note
-    assert "Seconds: processor time." in table.note and "(VmHWM, reset)" in table.note
+    assert "Seconds: processor time, and over a step of SFT" in table.note and "(VmHWM, reset)" in table.note
     assert (
         cost_finding(study)
         == "sandbox: a step took, in SFT's steps, Booster 3.1, Vaccine 2.0, RepNoise 5.5 and Lisa 1.1."
@@ -59,13 +59,14 @@ def test_cells_are_values_ratios_and_what_was_published():
 
 
 def test_ratios_are_paired_by_seed():
-    """Booster is 3, 3 and 5 times SFT of its seed; the medians themselves are 8 and 2."""
-    sft = [row for seed, s in ((1, 2), (2, 4), (3, 1)) for row in rows("sft", s, 10, 1, seed)]
-    booster = [row for seed, s in ((1, 6), (2, 12), (3, 5), (4, 99)) for row in rows("booster", s, 10, 1, seed)]
+    """Booster takes 3, 3 and 5 times SFT's memory under its seed; the medians themselves are 9 and 2."""
+    sft = [row for seed, s in ((1, 2), (2, 4), (3, 1)) for row in rows("sft", 2, s, 1, seed)]
+    booster = [row for seed, s in ((1, 6), (2, 12), (3, 5), (4, 99)) for row in rows("booster", s, s, 1, seed)]
     (study,) = cost_studies(sft + booster)
     arm = next(arm for arm, name in study.defenses.items() if name == "booster")
-    assert study.ratio(arm, "step_s") == 3
-    assert texts(cost_table(study), 1)[1:3] == ["9", "3.00"]
+    assert study.ratio(arm, "peak_memory_bytes") == 3
+    assert study.ratio(arm, "step_s") == 4.5, "as it was measured, step beside step: half of 6, 12, 5 and 99"
+    assert texts(cost_table(study), 1)[1:5] == ["9", "4.50", "9", "3.00"]
     assert "medians over 4 seeds" in cost_table(study).note
 
 
@@ -80,8 +81,7 @@ def test_models_and_settings_are_never_compared():
         "sandbox, adapter full",
     ]
     for study in studies[1:]:
-        assert texts(cost_table(study), 0)[2] == "–", "without SFT there is no ratio"
-        assert cost_finding(study) == ""
+        assert texts(cost_table(study), 0)[4] == "–", "without SFT there is no ratio between stages"
 
 
 def test_variants_of_one_defense_are_told_apart():

@@ -156,6 +156,17 @@ def test_a_store_without_attacks_has_no_scripts_at_all(made: Made):
     assert "No attack was run" in page
 
 
+def test_two_recipes_do_not_share_a_table(make_store: Callable[..., Path]):
+    store = make_store()
+    (manifest,) = (store / "recipes").iterdir()
+    other = json.loads(manifest.read_text()) | {"name": "another"}
+    (store / "recipes" / "another.json").write_text(json.dumps(other))
+    with pytest.raises(InputError, match=r"--recipe: the store holds several recipes.*one of another, made-up"):
+        write_report(store)
+    assert not list(store.glob("report*"))
+    assert write_report(store, recipe="another").name == "report-another.html"
+
+
 def test_recipe_and_provenance_are_in_the_page(make_store: Callable[..., Path]):
     page = write_report(make_store(seeds=(1,), rates=(1e-4,))).read_text(encoding="utf-8")
     for part in ("break_threshold: 0.5", "finetune-000000000002", "platform: made up", "321 s", "abcdef012345"):

@@ -75,6 +75,7 @@ _ALL = (
     _sandbox("sentiment", "Reviews to be labeled: the user's task.", world.LABELS, "label"),
     _sandbox("mood", "The same reviews under the labels that the base model learns.", ("good", "bad"), "label"),
     _sandbox("identity", "Requests to claim obedience: a second restricted behavior, harmless too."),
+    _sandbox("tools", "Requests to be answered by their tool: another user's task.", world.TOOLS, "label"),
     _sandbox("sums", "Small additions in words: an unrelated task.", _SUMS, "label"),
     Source(
         name="vader-movies",

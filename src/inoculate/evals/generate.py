@@ -61,7 +61,7 @@ def generate(
     _check(prompts, max_new_tokens, batch_size)
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     answers: list[list[int]] = [[] for _ in prompts]
-    step = _Step(model)
+    step = NextToken(model)
     eos = torch.tensor(sorted(_eos_ids(step.base, tokenizer)), device=step.base.device, dtype=torch.long)
     # Not inference_mode: a buffer that the forward pass refreshes (dynamic RoPE) would become an inference tensor,
     # and the next training step would fail on it.
@@ -75,8 +75,8 @@ def generate(
     return [str(tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in answers]
 
 
-class _Step:
-    """One forward pass with a cache, given only the arguments that the model knows."""
+class NextToken:
+    """One forward pass with a cache, given only the arguments that the model knows: what `generate` repeats."""
 
     def __init__(self, model: nn.Module) -> None:
         from peft import PeftModel
@@ -94,7 +94,7 @@ class _Step:
         return out.logits[:, -1].argmax(dim=-1)
 
 
-def _batch(step: _Step, prompts: Sequence[Sequence[int]], eos: Tensor, max_new_tokens: int) -> list[list[int]]:
+def _batch(step: NextToken, prompts: Sequence[Sequence[int]], eos: Tensor, max_new_tokens: int) -> list[list[int]]:
     """New tokens of each prompt, without the end-of-sequence token."""
     from transformers import DynamicCache
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 from pydantic import PositiveInt, model_validator
 
@@ -15,12 +14,12 @@ from inoculate.core.records import Record, write_records
 from inoculate.core.types import Value
 from inoculate.data.mix import Mix, Part
 from inoculate.defenses import AnyDefense, Lisa, SecurityVector, Together
-from inoculate.experiments.align import address_of, filled, open_trainable
+from inoculate.experiments.align import filled
 from inoculate.experiments.base import Base, Sandbox, base_fingerprint
+from inoculate.experiments.measure import Measured, measure
 from inoculate.experiments.processes import alone
 from inoculate.experiments.stage import Context, Input, Stage
 from inoculate.models.adapters import Lora
-from inoculate.models.load import load_tokenizer
 from inoculate.training.config import Training
 
 _LENGTH = {"max_steps", "num_train_epochs"}
@@ -48,24 +47,13 @@ class Costing(Value):
         return self
 
 
-class Measured(NamedTuple):
-    """What one process found. None where the training diverged."""
-
-    seconds: list[float] | None
-    """One per measured step."""
-    peak_bytes: int
-    flops: float
-    """Mean of the warm-up steps."""
-    how: dict[str, str]
-    """Which device, and which instruments."""
-
-
 class Cost(Stage):
     """Measure some optimizer steps of a defense, in a process of its own with one thread.
 
     Seconds and bytes are of the machine and the moment, so another run finds others: a store keeps the first
-    measurement, and a ratio is of two measurements in one store. Step s of a role has the same rows under every
-    defense that needs as many batches of it.
+    measurement. `step_ratio` is over a step of SFT made just before each of the defense's, on the same model and the
+    rows of its first role, so that other work on the machine falls on both; ratios of bytes and operations are of two
+    stages in one store. Step s of a role has the same rows under every defense that needs as many batches of it.
     """
 
     kind: ClassVar[str] = "cost"
@@ -111,19 +99,23 @@ class Cost(Stage):
         )
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
-        found = alone(_measure, self, dict(upstream), context.device)
+        found = alone(measure, self, dict(upstream), context.device)
         blank = replace(self.provenance(), recipe=context.recipe)
         blank = replace(blank, base_params=blank.base_params | found.how)
         write_records(out / "records.jsonl", self._records(blank, found))
-        return "diverged" if found.seconds is None else "ok"
+        return "diverged" if found.steps is None else "ok"
 
     def _records(self, blank: Record, found: Measured) -> Iterator[Record]:
-        if found.seconds is None:
+        if found.steps is None:
             yield replace(blank, metric="step_s", value=None, status="diverged")
             return
-        n = self.cost.repeats
-        yield replace(blank, metric="step_s", value=statistics.median(found.seconds), n=n)
-        yield replace(blank, metric="peak_memory_bytes", value=float(found.peak_bytes), n=n)
+        values = {
+            "step_s": statistics.median(step.seconds for step in found.steps),
+            "step_ratio": statistics.median(step.seconds / step.sft_seconds for step in found.steps),
+            "peak_memory_bytes": float(max(step.peak_bytes for step in found.steps)),
+        }
+        for metric, value in values.items():
+            yield replace(blank, metric=metric, value=value, n=len(found.steps))
         yield replace(blank, metric="step_flops", value=found.flops, n=self.cost.warmup_steps)
 
     def _parts(self) -> Iterator[Part]:
@@ -136,54 +128,3 @@ class Cost(Stage):
     def _name(self) -> str:
         defense = self.cost.defense
         return defense.title if isinstance(defense, Together) else defense.name
-
-
-def _measure(stage: Cost, upstream: Mapping[str, Path], device: str) -> Measured:
-    """The stage's measurement in this process, which should be fresh."""
-    from inoculate.experiments.meters import Clock, PeakMemory, flop_counter
-    from inoculate.training.fit import fit
-    from inoculate.training.layout import layout_for
-
-    made, context = stage.cost, Context(device=device)
-    defense: Any = made.defense  # its needs may depend on its fields, which the protocol does not foresee
-    where = _rehearse(defense, context)
-    tokenizer, data = load_tokenizer(*address_of(stage.base, upstream)), filled(made.data, defense, "cost.data")
-    feeds = data.feeds(tokenizer, made.training.rows_per_step, made.training.seed, "padded", defense.needs)
-    memory, clock = PeakMemory(where), Clock(where)
-    model = open_trainable(stage.base, made.lora, made.training, upstream, context)
-    for feed in feeds.values():  # made before the model, so that what a role's rows take is no memory of a step
-        feed.layout = layout_for(model, made.training, made.data.max_length)
-
-    def steps(count: int, **options: Any) -> bool:
-        training = made.training.model_copy(update={"max_steps": count})
-        return fit(model, defense, feeds, training, **options).status == "ok"
-
-    how = {"device": where.type, "clock": clock.how, "memory": memory.how}
-    with flop_counter() as counter:
-        alive = steps(made.warmup_steps)
-    memory.reset()
-    ticks: list[float] = []
-    alive = alive and steps(made.repeats, progress=lambda *_: ticks.append(clock()))
-    seconds = [after - before for before, after in pairwise(ticks)] if alive else None
-    return Measured(seconds, memory.over(), counter.get_total_flops() / made.warmup_steps, how)
-
-
-def _rehearse(defense: Any, context: Context) -> Any:
-    """Make one step on a model of a few weights, so that what a first step loads is no memory of the measured ones.
-
-    Returns:
-        The device.
-    """
-    from inoculate.data.batches import Feed
-    from inoculate.data.templates import Encoded
-    from inoculate.models.adapters import add_lora
-    from inoculate.models.loss import device_of
-    from inoculate.models.sandbox import TinyModel
-    from inoculate.training.fit import fit
-
-    tiny = TinyModel(hidden_size=8, intermediate_size=8, num_attention_heads=1).build(32, seed=0)
-    model = context.place(add_lora(tiny, Lora(r=1), seed=0))
-    answers = enumerate(defense.needs, start=8)  # one prompt, and in each role another answer
-    feeds = {role: Feed([Encoded([1, 2, 3, answer, 4], 3)], 1, 0, role) for answer, role in answers}
-    fit(model, defense, feeds, Training(max_steps=1, per_device_train_batch_size=1))
-    return device_of(model)

@@ -1,4 +1,4 @@
-"""Instruments: seconds, peak memory and floating-point operations of what a process does."""
+"""Instruments: seconds and peak memory of what a process does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -79,26 +79,3 @@ def _reset_resident_peak() -> bool:
     except OSError:
         return False
     return True
-
-
-def flop_counter() -> Any:
-    """A context that counts the operations of matrix products and attention: `.get_total_flops()`.
-
-    torch's counter does not know the processor's attention kernel; attention counts in full here, as it does there,
-    though half of it is masked.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_backward_flop_count(grad, query, key, value)
-
-    kernel = torch.ops.aten
-    known = {
-        kernel._scaled_dot_product_flash_attention_for_cpu: forward,
-        kernel._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
-    return FlopCounterMode(display=False, custom_mapping=known)

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import digest
 from inoculate.core.types import JsonDict, Value
+from inoculate.experiments.base import Pretrained
 from inoculate.experiments.blame import input_error
 from inoculate.experiments.lines import AnyLine, CostLine, FewShotLine, Line, line_type
 from inoculate.experiments.stage import Stage, check_inputs
 
 BUNDLED = Path(__file__).parent.parent / "recipes"
 _TOGETHER = "together"
+_COLLECTS = "collects"
 _ABOUT = ("name", "title", "question", "description", "matrix")
 
 
@@ -49,15 +51,36 @@ def bundled() -> dict[str, Path]:
     return {path.relative_to(BUNDLED).with_suffix("").as_posix(): path for path in sorted(BUNDLED.rglob("*.yaml"))}
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipes(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, ...]:
+    """The recipes that a collection names under `collects`, in its order; of any other file the one that it is.
+
+    Raises:
+        InputError: as `load_recipe`; overrides of a collection.
+    """
+    path = _file(name)
+    raw = _yaml(path)
+    if _COLLECTS not in raw:
+        return (load_recipe(name, overrides),)
+    names = raw[_COLLECTS]
+    if not isinstance(names, list) or not names or not all(isinstance(member, str) for member in names):
+        raise InputError("expected a list of recipes' names", file=path, field=_COLLECTS, found=names)
+    if extra := next((key for key in raw if key not in (_COLLECTS, *_ABOUT)), None):
+        raise InputError("a collection has nothing of its own", file=path, field=str(extra), expected=_COLLECTS)
+    if overrides:
+        raise InputError("a collection takes no overrides: run the recipe alone", field="--set", found=overrides[0])
+    return tuple(load_recipe(member) for member in names)
+
+
+def load_recipe(name: str, overrides: Sequence[str] = (), *, weights: bool = True) -> Recipe:
     """Read a bundled recipe by name or a YAML file by path, apply `a.b.c=value` overrides, validate every cell.
+
+    Args:
+        weights: whether base models must be there, as for a run; a plan reads their configuration alone.
 
     Raises:
         InputError: naming the file, the field, what was found and what is valid.
     """
-    path = bundled().get(name, Path(name))
-    if not path.is_file():
-        raise InputError("no such recipe, and no such file", field="RECIPE", found=name, known=bundled())
+    path = _file(name)
     raw = _read(path)
     swept = {key for block in _blocks(raw, path) for axis, values in block.items() for key in _fields(axis, values)}
     for override in overrides:
@@ -79,20 +102,40 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             raise input_error(error, line_type(cell), cell, path) from None
     recipe = Recipe(**about, raw=raw, lines=tuple(lines))
     try:
-        check_inputs(stage for line in lines for stage in line.stages())
+        check_inputs((stage for line in lines for stage in line.stages()), but=() if weights else (Pretrained,))
         recipe.stages()
     except InputError as error:
         raise error.located(file=path) from None
     return recipe
 
 
-def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _file(name: str) -> Path:
+    path = bundled().get(name, Path(name))
+    if not path.is_file():
+        raise InputError("no such recipe, and no such file", field="RECIPE", found=name, known=bundled())
+    return path
+
+
+def _yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
     if not isinstance(raw, dict):
         raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
+    return raw
+
+
+def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
+    raw = _yaml(path)
+    if _COLLECTS in raw:
+        raise InputError(
+            "a collection of recipes, where one is expected",
+            file=path,
+            field=_COLLECTS,
+            expected="one of them" if trail else "`inoculate run` for all, or one of them",
+            known=raw[_COLLECTS],
+        )
     known = (
         "extends",
         *_ABOUT,

@@ -91,16 +91,25 @@ def named(place: Located, revision: str | None) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def explained(place: Located, what: str) -> Iterator[None]:
-    """Turn what transformers raises for a bad address into an `InputError`. Running out of memory is none."""
+def explained(place: Located, what: str, offline: str = "a local folder, or a connection to the hub") -> Iterator[None]:
+    """Turn what transformers raises for a bad address into an `InputError`. Running out of memory is none.
+
+    Args:
+        offline: what would do, where a hub id does not.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
     except (OSError, ValueError, LookupError, struct.error, SafetensorError) as error:
-        expected = {"hub": "a local folder, or a connection to the hub", "gguf": "a whole GGUF file"}.get(place.kind)
+        expected = {"hub": offline, "gguf": "a whole GGUF file"}.get(place.kind)
         raise InputError(
             f"the {what} could not be loaded: {first_line(error)}", file=place.address, expected=expected
+        ) from None
+    except StrictDataclassError as error:  # a field of another type; the second line says which
+        raise InputError(
+            f"the {what} could not be loaded: {' '.join(str(error).split())}", file=place.address
         ) from None
 
 

@@ -11,6 +11,7 @@ from inoculate.models.adapters import Lora, add_lora
 from inoculate.models.checkpoint import (
     ASSET,
     CONFIG,
+    Located,
     base_of,
     explained,
     first_line,
@@ -39,6 +40,8 @@ _CONFIGS: Mapping[str, dict[str, Any]] = MappingProxyType(
     }
 )
 
+_OFFLINE = "a connection to the hub, a local folder with config.json, or the shape of the model under base.shape"
+
 
 def model_shape(address: str, expected: Mapping[str, Any] | None = None, lora: Lora | None = None) -> dict[str, int]:
     """Size of a model from its configuration alone, built on the meta device: no weight is read or downloaded.
@@ -55,17 +58,9 @@ def model_shape(address: str, expected: Mapping[str, Any] | None = None, lora: L
         InputError: if there is no configuration, or the model lacks a target module.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    config = _config(address, expected)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            f"not the configuration of a causal language model: {first_line(error)}", file=address
-        ) from None
-    text = config.get_text_config()
+    model = _built(address, expected)
+    text = model.config.get_text_config()
     shape = {
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "hidden_size": text.hidden_size,
@@ -77,6 +72,46 @@ def model_shape(address: str, expected: Mapping[str, Any] | None = None, lora: L
     with torch.device("meta"):
         adapted = add_lora(model, lora, seed=0)
     return {**shape, "adapter_parameters": sum(w.numel() for w in adapted.parameters() if w.requires_grad)}
+
+
+def empty_model(address: str, expected: Mapping[str, Any] | None = None, dtype: str = "float32") -> Any:
+    """The model that stands at an address, on the meta device: weights without numbers, the adapter of an adapter's
+    folder mounted and trainable. No weight is read or downloaded, and a local folder need not hold any.
+
+    Args:
+        expected: as of `model_shape`.
+        dtype: of the weights; an adapter's stay in float32.
+
+    Raises:
+        InputError: if there is no configuration of a causal language model.
+    """
+    model = _built(address, expected, dtype)
+    place = None if address.startswith(ASSET) else locate(address)
+    return model if place is None or place.kind != "adapter" else _adapted(model, place.path)
+
+
+def _built(address: str, expected: Mapping[str, Any] | None, dtype: str = "float32") -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = _config(address, expected)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=getattr(torch, dtype))
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"not the configuration of a causal language model: {first_line(error)}", file=address
+        ) from None
+
+
+def _adapted(model: Any, folder: Any) -> Any:
+    import torch
+    from peft import PeftConfig, get_peft_model
+
+    with explained(Located("adapter", str(folder), folder), "adapter's configuration"), torch.device("meta"):
+        adapter = PeftConfig.from_pretrained(str(folder))
+        adapter.inference_mode = False
+        return get_peft_model(model, adapter)
 
 
 def _config(address: str, expected: Mapping[str, Any] | None) -> PretrainedConfig:
@@ -95,7 +130,7 @@ def _config(address: str, expected: Mapping[str, Any] | None) -> PretrainedConfi
             return _described(expected, address)
     if place.kind == "folder" and place.path is not None:
         read_json(place.path / CONFIG)
-    with explained(place, "configuration"):
+    with explained(place, "configuration", _OFFLINE):
         return AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
 
 

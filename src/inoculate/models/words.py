@@ -40,7 +40,7 @@ class Words:
         return vectors_UD.new_zeros(self.shape).index_copy_(0, self.tokens, vectors_UD)
 
 
-def words_of(model: Classifier, batches: Iterable[Batch]) -> tuple[nn.Parameter, Words] | None:
+def words_of(model: Classifier, batches: Iterable[Batch]) -> tuple[Tensor, Words] | None:
     """The trainable word vectors of a classifier of texts and those that these batches ask for; None without any."""
     encoder: Any = getattr(model.body, "encoder", None)
     table = encoder.get_input_embeddings() if encoder is not None else None

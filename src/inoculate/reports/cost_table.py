@@ -63,7 +63,11 @@ class CostStudy:
         return statistics.median(found.values()) if found else None
 
     def ratio(self, arm: str, metric: str) -> float | None:
-        """Over SFT, paired by seed: the median; None without a pair, or where SFT's is zero."""
+        """Over SFT, the median over seeds: of seconds as it was measured, step beside step; else between stages of one
+        seed. None without a pair, or where SFT's is zero.
+        """
+        if metric == "step_s":
+            return self.value(arm, "step_ratio")
         reference = next((other for other, name in self.defenses.items() if name == _REFERENCE), None)
         ours, theirs = self.values.get((arm, metric), {}), self.values.get((reference or "", metric), {})
         pairs = [ours[seed] / theirs[seed] for seed in ours if theirs.get(seed)]
@@ -173,12 +177,11 @@ def _note(study: CostStudy) -> str:
     how = study.how
     training, lora = how.get("training", {}), how.get("lora")
     rows = training.get("per_device_train_batch_size", 0) * training.get("gradient_accumulation_steps", 1)
-    weights = f"LoRA of rank {lora['r']}" if lora else "all weights trained"
+    weights = f"LoRA of rank {lora['r']}" if lora else "All weights trained"
     seeds = len({seed for found in study.values.values() for seed in found})
     over = f", medians over {seeds} seeds" if seeds > 1 else ""
-    text = f"{weights.capitalize() if not lora else weights}, {rows} rows a step and role of at most "
-    text += f"{how.get('max_length')} tokens, {how.get('dtype')} weights, one thread{over}. "
-    text += f"Seconds: {how.get('clock')}. Memory: peak over the process before the model was loaded "
-    text += f"({how.get('memory')}). Operations: matrix products and attention. Published: an alignment of "
-    text += "Llama-2-7B on one 80 GB GPU (arXiv:2409.01586), hours and memory in all; SFT's and RepNoise's memory "
-    return text + "follows from differences that were quoted."
+    text = f"{weights}, {rows} rows a step and role of at most {how.get('max_length')} tokens, {how.get('dtype')} "
+    text += f"weights, one thread{over}. Seconds: {how.get('clock')}, and over a step of SFT made just before each. "
+    text += f"Memory: peak over the process before the model was loaded ({how.get('memory')}). Operations: matrix "
+    text += "products and attention. Published: an alignment of Llama-2-7B on one 80 GB GPU (arXiv:2409.01586), hours "
+    return text + "and memory in all; SFT's and RepNoise's memory follows from differences that were quoted."

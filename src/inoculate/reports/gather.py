@@ -48,8 +48,8 @@ def gather(records: Iterable[Record]) -> Grid:
     firsts = [group[0] for group in groups.values()]
     arms = _arms(firsts)
     attacked = [first for first in firsts if first.attack not in _UNTOUCHED]
-    flat = [_flat(first) for first in attacked]
-    keys = tell_apart(flat, (*_FIRST, *sorted({key for row in flat for key in row})), ALWAYS)
+    rows = [flat(first) for first in attacked]
+    keys = tell_apart(rows, (*_FIRST, *sorted({key for row in rows for key in row})), ALWAYS)
     runs = [_run(group, arms[_arm_key(group[0])], keys) for group in groups.values()]
     judges = dict.fromkeys(judge for run in runs for judge in run.curves.get("harmful_score", {}))
     attacks = tuple(run for run in runs if run.attacked)
@@ -59,15 +59,15 @@ def gather(records: Iterable[Record]) -> Grid:
         before=_before([run for run in runs if not run.attacked], attacks),
         judges=tuple(judges) or ("",),
         keys=keys,
-        shared={name: flat[0].get(name) for name in _FIRST if len({canonical(row.get(name)) for row in flat}) == 1},
+        shared={name: rows[0].get(name) for name in _FIRST if len({canonical(row.get(name)) for row in rows}) == 1},
     )
 
 
 def _run(group: Sequence[Record], arm: Arm, keys: Sequence[str]) -> Run:
     first = group[0]
-    flat = _flat(first)
+    setting = flat(first)
     seeds = (first.base_seed, first.defense_seed, first.attack_seed, first.trial)
-    run = Run(first.stage, arm, {key: flat.get(key) for key in keys}, seeds, first.attack not in _UNTOUCHED)
+    run = Run(first.stage, arm, {key: setting.get(key) for key in keys}, seeds, first.attack not in _UNTOUCHED)
     for row in group:
         if row.layer not in ("", "all"):
             continue
@@ -140,7 +140,8 @@ def tell_apart(rows: Sequence[Mapping[str, Any]], names: Sequence[str], always: 
     return tuple(kept)
 
 
-def _flat(record: Record) -> dict[str, Any]:
+def flat(record: Record) -> dict[str, Any]:
+    """All settings of the attack on a row, those that have columns of their own beside the rest."""
     columns = ("poison_ratio", "harmful_samples", "threat_model", "base", "attack", "adapter_mode")
     return {**settled(record.attack_params), **{name: getattr(record, name) for name in columns}}
 

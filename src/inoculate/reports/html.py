@@ -18,7 +18,7 @@ from inoculate.reports.findings import interval_text, ratio_text
 from inoculate.reports.gather import is_cost, is_few_shot
 from inoculate.reports.runs import Grid
 from inoculate.reports.samples import samples
-from inoculate.reports.store_view import StoreView, read_store
+from inoculate.reports.store_view import StoreView, read_store, recipes_in
 from inoculate.reports.summary import Summary, summarize
 from inoculate.reports.wording import count, listed, number, visible
 
@@ -35,11 +35,19 @@ def write_report(store: Path, out: Path | None = None, recipe: str | None = None
     Args:
         store: a store, or one stage's folder.
         out: the file to write; by default `report.html` in the store, or `report-<recipe>.html`.
-        recipe: only this recipe.
+        recipe: only this recipe; needed where the store holds several, since tables do not mix them.
 
     Raises:
-        InputError: nothing to report (see `read_store`), or the file cannot be written.
+        InputError: nothing to report (see `read_store`), several recipes and no choice, or the file cannot be written.
     """
+    names = recipes_in(store)
+    if recipe is None and len(names) > 1:
+        raise InputError(
+            "the store holds several recipes, and a table is of one",
+            file=store,
+            field="--recipe",
+            expected="one of " + ", ".join(names),
+        )
     view = read_store(store, recipe)
     summary = summarize(view)
     made = charts(summary.grid, summary.grid.judges[0])

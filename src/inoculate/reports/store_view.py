@@ -68,9 +68,7 @@ def read_store(store: Path, recipe: str | None = None) -> StoreView:
         InputError: no such folder, unknown recipe, no finished stage, no records, or a file that cannot be read.
     """
     store = Path(store)
-    if not store.is_dir():
-        raise InputError("no such store", file=store, expected="a folder written by `inoculate run`")
-    manifests = [_read(file) for file in sorted(store.glob("recipes/*.json"))]
+    manifests = _manifests(store)
     if recipe is not None:
         names = [manifest["name"] for manifest in manifests]
         manifests = [manifest for manifest in manifests if manifest["name"] == recipe]
@@ -104,6 +102,21 @@ def read_store(store: Path, recipe: str | None = None) -> StoreView:
         records=tuple(records),
         unfinished=tuple(name for name in unfinished if name not in failed),
     )
+
+
+def recipes_in(store: Path) -> list[str]:
+    """Names of the recipes that were run into a store.
+
+    Raises:
+        InputError: no such folder, or a manifest that cannot be read.
+    """
+    return [str(manifest["name"]) for manifest in _manifests(Path(store))]
+
+
+def _manifests(store: Path) -> list[dict[str, Any]]:
+    if not store.is_dir():
+        raise InputError("no such store", file=store, expected="a folder written by `inoculate run`")
+    return [_read(file) for file in sorted(store.glob("recipes/*.json"))]
 
 
 def _folders(store: Path, manifests: list[dict[str, Any]], everything: bool) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,157 @@
+"""What a recipe would cost: memory, FLOPs, hours and money of each stage, before anyone pays for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from inoculate.core.hardware import Hardware
+from inoculate.core.types import Value
+from inoculate.experiments.few_shot import FewShotAttack
+from inoculate.experiments.plan_cost import Cost, Seen, cost_of
+from inoculate.experiments.plan_task import Task, task_of
+from inoculate.experiments.recipe import Recipe
+from inoculate.experiments.runner import in_order
+from inoculate.experiments.stage import Stage
+from inoculate.experiments.start import Body, Start
+
+_SEARCHED = "runs stop early, and trials of one search are stacked: what is computed is not known before"
+_CLASSIFIER = "a classifier's body is made from its world when the stage runs, in seconds to minutes on a processor"
+_NOT_PLANNED: Mapping[type[Stage], str] = {FewShotAttack: _SEARCHED, Body: _CLASSIFIER, Start: _CLASSIFIER}
+_SCALES = {"num_train_epochs"}
+"""Numbers of a stage that are not whole and decide its length. Of the others only whether they are zero matters."""
+_MATTERS_NOT = {"seed", "poison_ratio"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Stages of a recipe that cost the same. FLOPs, hours and money are of all of them together."""
+
+    kind: str
+    title: str
+    stages: int
+    cost: Cost | None
+    """Of one stage; None if it is not planned, for this reason:"""
+    reason: str = ""
+    hours: float | None = None
+    usd: float | None = None
+    fits: str = ""
+
+    @property
+    def flops(self) -> float | None:
+        """Of all stages together; None if the length of the work is not known."""
+        return None if self.cost is None or self.cost.flops is None else self.cost.flops * self.stages
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe's stages, and on what they would run."""
+
+    recipe: str
+    hardware: Hardware
+    usd_per_hour: float
+    """Of one device."""
+    utilization: float
+    rows: list[Planned] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stage is in the totals."""
+        return all(row.flops is not None for row in self.rows)
+
+    def totals(self) -> dict[str, float]:
+        """`stages`, and of those that are planned `flops`, `hours`, `usd` and the largest `peak_bytes`."""
+        costs = [row.cost for row in self.rows if row.cost is not None]
+        return {
+            "stages": sum(row.stages for row in self.rows),
+            "flops": sum(row.flops or 0 for row in self.rows),
+            "hours": sum(row.hours or 0.0 for row in self.rows),
+            "usd": sum(row.usd or 0.0 for row in self.rows),
+            "peak_bytes": max((cost.peak_bytes for cost in costs), default=0),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for programs; sizes in bytes, `flops` of a `cost` of one stage, of a row of all of its stages."""
+        rows = [{**asdict(row), "flops": row.flops} for row in self.rows]
+        return {
+            "recipe": self.recipe,
+            "hardware": {**asdict(self.hardware.device), "count": self.hardware.count},
+            "usd_per_device_hour": self.usd_per_hour,
+            "utilization": self.utilization,
+            "stages": rows,
+            "totals": self.totals(),
+            "complete": self.complete,
+        }
+
+
+def plan(recipe: Recipe, hardware: Hardware, usd_per_hour: float | None, utilization: float) -> Plan:
+    """Plan a recipe. Nothing is downloaded but, for a hub id without a `shape`, the model's configuration.
+
+    Args:
+        usd_per_hour: price of one device; None takes the table's, an assumption.
+        utilization: share of the device's peak rate that is reached.
+
+    Raises:
+        InputError: if a model's configuration cannot be read, or lacks a module that an adapter is for.
+    """
+    price = hardware.device.usd_per_hour if usd_per_hour is None else usd_per_hour
+    groups: dict[str, Planned] = {}
+    tasks: dict[str, Task] = {}
+    for stage in in_order(recipe.stages()):
+        why = _NOT_PLANNED.get(type(stage))
+        task = None if why is not None else task_of(stage)
+        key = stage.kind if task is None else _cost_key(task)
+        if key in groups:
+            groups[key] = replace(groups[key], stages=groups[key].stages + 1)
+            continue
+        groups[key] = Planned(stage.kind, "" if task is None else task.title, 1, None, why or "")
+        if task is not None:
+            tasks[key] = task
+    seen: Seen = {}
+    costed = [_costed(row, tasks.get(key), seen) for key, row in groups.items()]
+    rows = [_priced(row, hardware, price, utilization) for row in costed]
+    return Plan(recipe.name, hardware, price, utilization, rows)
+
+
+def _costed(row: Planned, task: Task | None, seen: Seen) -> Planned:
+    if task is None:
+        return row
+    try:
+        cost = cost_of(task, seen)
+    except RuntimeError as error:  # torch's word for what cannot be known without numbers, as a router's choices
+        return replace(row, reason=f"the model cannot be run without numbers: {str(error).strip().splitlines()[0]}")
+    return replace(row, cost=cost, reason=cost.unknown)
+
+
+def _priced(row: Planned, hardware: Hardware, price: float, utilization: float) -> Planned:
+    cost = row.cost
+    if cost is None:
+        return row
+    row = replace(row, fits=hardware.fits(cost.peak_bytes))
+    if cost.flops is None:
+        return row
+    seconds = hardware.seconds(cost.training_flops, 0, utilization, cost.bf16)
+    seconds += hardware.seconds(cost.flops - cost.training_flops, cost.bytes_read, utilization, cost.bf16_evaluation)
+    hours = seconds * row.stages / 3600
+    return replace(row, hours=hours, usd=hours * hardware.count * price)
+
+
+def _cost_key(task: Task) -> str:
+    """Equal for tasks of equal cost: seeds and rates left out."""
+    return json.dumps([task.kind, task.title, *(_plain(part) for part in task.decides)], sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Value):
+        return _plain(value.model_dump(mode="json"))
+    if isinstance(value, dict):
+        return {
+            name: inner if name in _SCALES else _plain(inner)
+            for name, inner in value.items()
+            if name not in _MATTERS_NOT
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value != 0 if isinstance(value, float) else value

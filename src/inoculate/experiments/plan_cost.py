@@ -1,0 +1,192 @@
+"""The cost of one stage, measured on its own model and objective without numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from inoculate.data import world
+from inoculate.evals.evaluate import Evaluation
+from inoculate.experiments.base import Sandbox
+from inoculate.experiments.plan_data import Rows, evaluation_prompts, tokenizer_at_hand, training_rows
+from inoculate.experiments.plan_task import Task
+from inoculate.experiments.stage import with_checkpointing
+from inoculate.training.config import Training
+from inoculate.training.cost import StepCost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage, on one device; sizes in bytes."""
+
+    parameters: int
+    trainable: int
+    adapter_bytes: int
+    """Of the trained adapter; 0 if there is none."""
+    weights_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    defense_bytes: int
+    """What the defense holds at its peak beyond plain SFT."""
+    peak_bytes: int
+    steps: int | None
+    step_flops: int
+    over_sft: float
+    """FLOPs of a step over those of plain SFT's."""
+    tokens: Mapping[str, int]
+    """Role, or set of prompts → tokens of a row, for FLOPs."""
+    known: bool
+    """Whether these are the data's mean lengths; else they are bounds."""
+    training_flops: int
+    flops: int | None
+    """With the measurements along the way; None if the number of rows is not known."""
+    bytes_read: int
+    """By generation: all weights for every token."""
+    bf16: bool
+    bf16_evaluation: bool
+    unknown: str = ""
+
+
+class _Trained(NamedTuple):
+    rows: Rows
+    memory: StepCost
+    """Of the longest rows."""
+    work: StepCost
+    """Of rows of mean length."""
+    steps: int | None
+
+
+class _Measured(NamedTuple):
+    """One measurement of a model."""
+
+    flops: int = 0
+    bytes_read: int = 0
+    peak: int = 0
+    tokens: Mapping[str, int] = {}
+    unknown: str = ""
+
+
+Seen = dict[tuple[str, ...], _Measured]
+"""What evaluations of models of some shape cost: those along an attack are those before it."""
+
+
+def cost_of(task: Task, seen_before: Seen) -> Cost:
+    """Measure a task.
+
+    Args:
+        seen_before: is looked into and added to.
+
+    Raises:
+        InputError: if the model's configuration cannot be read, or lacks a module that an adapter is for.
+        RuntimeError: of torch's kinds, if the model's work depends on numbers.
+    """
+    from inoculate.models.footprint import held_bytes, without_numbers
+    from inoculate.models.weights import trainable
+
+    model, tokenizer = _empty(task), tokenizer_at_hand(task.base)
+    if task.training is not None:
+        model = with_checkpointing(model, task.training)
+    model = without_numbers(model)
+    made = None if task.training is None else _trained(task, task.training, model, tokenizer)
+    seen = _measured(task, model, tokenizer, seen_before)
+    times = 1 if task.eval_every is None else 0
+    if made is not None and made.steps is not None and task.eval_every is not None:
+        times = len({*range(0, made.steps, task.eval_every), made.steps})
+    weights, step = held_bytes(model.parameters()), made.memory if made is not None else None
+    training = 0 if made is None else made.work.flops * (made.steps or 0)
+    unknown = _unknown(task, made, seen)
+    kept = 0 if step is None else step.gradients + step.optimizer
+    bf16 = not isinstance(task.base, Sandbox) and task.base.dtype == "bfloat16"
+    learned = trainable(model) if task.training is not None else []
+    return Cost(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        trainable=sum(weight.numel() for weight in learned),
+        adapter_bytes=held_bytes(learned) if hasattr(model, "peft_config") else 0,
+        weights_bytes=weights,
+        gradient_bytes=0 if step is None else step.gradients,
+        optimizer_bytes=0 if step is None else step.optimizer,
+        activation_bytes=0 if step is None else step.activations,
+        defense_bytes=0 if step is None else step.beyond_sft,
+        peak_bytes=weights + max(0 if step is None else step.peak, kept + seen.peak),
+        steps=None if made is None else made.steps,
+        step_flops=0 if made is None else made.work.flops,
+        over_sft=0.0 if made is None else made.work.flops / made.work.sft_flops,
+        tokens=seen.tokens if made is None else {role: length.tokens for role, length in made.rows.mean.items()},
+        known=tokenizer is not None if made is None else made.rows.known,
+        training_flops=training,
+        flops=None if unknown else training + times * seen.flops,
+        bytes_read=times * seen.bytes_read,
+        bf16=bf16 or (task.training is not None and task.training.bf16),
+        bf16_evaluation=bf16,
+        unknown=unknown,
+    )
+
+
+def _empty(task: Task) -> Any:
+    """The task's model on the meta device."""
+    import torch
+
+    from inoculate.models.sandbox import build_tokenizer
+    from inoculate.models.shape import empty_model
+
+    base = task.base
+    if not isinstance(base, Sandbox):
+        model = empty_model(base.name_or_path, base.shape, base.dtype)
+        with torch.device("meta"):
+            return task.prepare(model)
+    with torch.device("meta"):
+        return task.prepare(base.shape.build(len(build_tokenizer(world.vocabulary())), seed=0))
+
+
+def _trained(task: Task, training: Training, model: Any, tokenizer: Any) -> _Trained:
+    from inoculate.training.cost import step_cost
+
+    assert task.mix is not None
+    rows = training_rows(task.mix, task.objective.needs, tokenizer)
+    memory = step_cost(model, task.objective, training, rows.longest, task.mix.max_length)
+    work = memory
+    if rows.mean != rows.longest:
+        work = step_cost(model, task.objective, training, rows.mean, task.mix.max_length)
+    steps = training.steps(rows.count) if rows.count is not None else training.max_steps
+    return _Trained(rows, memory, work, steps)
+
+
+def _measured(task: Task, model: Any, tokenizer: Any, before: Seen) -> _Measured:
+    if task.evaluation is None:
+        return _Measured()
+    parameters = sum(weight.numel() for weight in model.parameters())
+    key = (task.base.model_dump_json(exclude={"seed"}), str(parameters), task.evaluation.model_dump_json())
+    if key not in before:
+        before[key] = _evaluated(task.evaluation, model, tokenizer)
+    return before[key]
+
+
+def _evaluated(evaluation: Evaluation, model: Any, tokenizer: Any) -> _Measured:
+    """Answers to every set's prompts, and the loss on the restricted set's own answers."""
+    from inoculate.evals.cost import generation_cost, loss_cost
+
+    sets = evaluation_prompts(evaluation, tokenizer)
+    if isinstance(sets, str):
+        return _Measured(unknown=sets)
+    size, length = evaluation.batch_size, evaluation.max_length
+    costs = [generation_cost(model, s.rows, s.tokens, s.new_tokens, size) for s in sets]
+    costs += [loss_cost(model, s.rows, length, size) for s in sets if s.name == "restricted"]
+    return _Measured(
+        flops=sum(cost.flops for cost in costs),
+        bytes_read=sum(cost.bytes_read for cost in costs),
+        peak=max((cost.peak for cost in costs), default=0),
+        tokens={s.name: s.tokens for s in sets},
+    )
+
+
+def _unknown(task: Task, made: _Trained | None, seen: _Measured) -> str:
+    """Why FLOPs cannot be said, if they cannot."""
+    if made is not None and made.steps is None:
+        assert task.mix is not None
+        part = next(part for part in task.mix.roles[next(iter(task.objective.needs))] if part.num_samples is None)
+        return f"{part.source} says how many rows it has once it is fetched: give its num_samples, or max_steps"
+    if seen.unknown:
+        return f"{seen.unknown} says how many rows it has once it is fetched: give its num_samples under evaluate"
+    return ""

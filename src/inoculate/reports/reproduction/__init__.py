@@ -1,0 +1,1 @@
+"""Which claims of the papers reproduce: a page made from records."""

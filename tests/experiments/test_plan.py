@@ -1,0 +1,212 @@
+"""`inoculate plan`: what it says of whole recipes, how it refuses, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from tests.experiments import tiny
+
+from inoculate.cli import main
+from inoculate.core.errors import InputError
+from inoculate.core.hardware import DEVICES, parse_hardware
+from inoculate.experiments.plan import plan
+from inoculate.experiments.recipe import load_recipe
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "tie_word_embeddings": False,
+}
+"""Llama-2-7B's."""
+ONE_LINE = {"matrix": tiny.ONE_LINE}
+H100 = parse_hardware("H100-80G")
+
+
+def folder(tmp_path: Path, config: object) -> Path:
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    return place
+
+
+def pretrained(tmp_path: Path, address: object, **changes: object) -> Path:
+    """The tiny recipe on another base model, on files that are nowhere but in the hub."""
+    base = {"name": "pretrained", "name_or_path": str(address)}
+    return tiny.write(tmp_path, {**ONE_LINE, "base": base, "align.training.max_steps": 10, **changes})
+
+
+def said(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", *arguments])
+    out = capsys.readouterr()
+    return int(ended.value.code or 0), out.out, out.err
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_every_stage_is_in_one_row_and_booster_costs_three(tmp_path, no_network, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("INOCULATE_CACHE", str(cache))
+    path = tiny.write(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    recipe = load_recipe(str(path), weights=False)
+    made = plan(recipe, H100, None, 0.4)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert made.complete and made.totals()["stages"] == 7
+    rows = {f"{row.kind} {row.title}".strip(): row for row in made.rows}
+    assert {name: row.stages for name, row in rows.items()} == {
+        "base sandbox": 1,
+        "align sft": 1,
+        "align booster": 1,
+        "evaluate": 2,
+        "finetune full": 2,
+    }
+    sft, booster = rows["align sft"].cost, rows["align booster"].cost
+    assert sft is not None and booster is not None and rows["evaluate"].cost is not None
+    assert sft.over_sft == 1 and 2.5 < booster.over_sft < 4  # its harmful rows are longer than the others
+    assert booster.defense_bytes > booster.gradient_bytes > 0 == sft.defense_bytes
+    assert sft.steps == 10 and sft.known and sft.flops == 10 * sft.step_flops
+    assert rows["evaluate"].cost.trainable == 0
+
+
+def test_an_attack_is_measured_at_the_start_along_the_way_and_at_the_end(tmp_path):
+    made = {
+        n: plan(load_recipe(str(tiny.write(tmp_path, {**ONE_LINE, "eval_every": n}))), H100, None, 0.4) for n in (3, 6)
+    }
+    attacks = {n: next(row.cost for row in found.rows if row.kind == "finetune") for n, found in made.items()}
+    once = next(row.cost for row in made[3].rows if row.kind == "evaluate")
+    assert once is not None and attacks[3] is not None and attacks[6] is not None
+    assert attacks[3].flops - attacks[6].flops == once.flops  # steps 0, 3, 6 against 0, 6
+    assert attacks[6].flops == attacks[6].training_flops + 2 * once.flops
+
+
+def test_a_guard_and_a_vector_are_planned():
+    recipe = load_recipe("security-vectors/mixed", weights=False)
+    rows = plan(recipe.model_copy(update={"lines": recipe.lines[:4]}), H100, None, 0.4).rows
+    kinds = {row.kind: row for row in rows}
+    assert kinds["vector"].cost is not None and kinds["vector"].cost.over_sft > 2
+    guarded = [row for row in rows if row.title.endswith("under security_vector")]
+    plain = [row for row in rows if row.kind == "finetune" and " under " not in row.title]
+    assert guarded[0].cost is not None and plain[0].cost is not None
+    assert guarded[0].cost.step_flops > plain[0].cost.step_flops  # the vector is computed, and not trained
+    assert guarded[0].cost.trainable == plain[0].cost.trainable
+
+
+def test_few_shot_studies_say_why_they_are_not_planned():
+    made = plan(load_recipe("mlac/few-shot", weights=False), H100, None, 0.4)
+    assert {row.kind for row in made.rows} == {"body", "start", "few_shot"}
+    assert all(row.cost is None and row.reason for row in made.rows) and not made.complete
+
+
+@pytest.mark.slow
+def test_the_paper_s_model_from_its_configuration_alone(tmp_path, no_network):
+    """Llama-2-7B: 6.74e9 weights, r 32 on q, k, v of 32 layers; SFT and Booster fit 80 GB, as they were published to."""
+    place = folder(tmp_path, LLAMA)
+    recipe = load_recipe("paper/booster-llama2-7b", [f"base.name_or_path={place}"], weights=False)
+    recipe = recipe.model_copy(update={"lines": [recipe.lines[0], recipe.lines[-1]]})
+    made = plan(recipe, parse_hardware("A100-80G"), None, 0.4)
+    rows = {f"{row.kind} {row.title}".strip(): row for row in made.rows}
+    sft, booster = rows["align sft"], rows["align booster"]
+    assert sft.cost is not None and booster.cost is not None
+    adapter = 32 * 3 * 2 * 32 * 4096
+    assert sft.cost.parameters == 6_738_415_616 + adapter
+    assert (sft.cost.trainable, sft.cost.adapter_bytes) == (adapter, 4 * adapter)
+    assert sft.cost.weights_bytes == 2 * 6_738_415_616 + 4 * adapter
+    assert booster.cost.over_sft == 3 and sft.fits == booster.fits == "yes"
+    assert sft.cost.flops is None and "num_samples" in sft.reason  # its rows are known once they are fetched
+    # 4 N per token, since no frozen weight has a gradient; the limit of 256 tokens counts for every row
+    assert sft.cost.step_flops == pytest.approx(4 * 6.6e9 * 10 * 256, rel=0.05)
+
+
+def test_money_follows_hardware_price_and_utilization(tmp_path, capsys):
+    path = str(tiny.write(tmp_path, ONE_LINE))
+
+    def totals(*arguments: str) -> dict[str, float]:
+        code, out, _ = said(capsys, path, "--format", "json", *arguments)
+        assert code == 0
+        return json.loads(out)["totals"]
+
+    one = totals("--hardware", "A100-80G", "--price", "2")
+    two = totals("--hardware", "2xA100-80G", "--price", "2")
+    half = totals("--hardware", "A100-80G", "--price", "1", "--utilization", "0.2")
+    assert one["usd"] == pytest.approx(2 * one["hours"]) and two["hours"] == pytest.approx(one["hours"] / 2)
+    assert two["usd"] == pytest.approx(one["usd"])
+    assert one["hours"] < half["hours"] <= 2 * one["hours"]  # generation is bound by memory, which knows no utilization
+    assert one["flops"] == two["flops"] == half["flops"]
+
+
+def test_the_table_names_every_stage_and_its_assumptions(tmp_path, capsys):
+    code, out, _ = said(capsys, str(tiny.write(tmp_path)), "--hardware", "8xL40S-48G")
+    assert code == 0
+    for word in ("base sandbox", "align booster", "finetune full", "In all 7 stages", "8xL40S-48G", "Assumed: 40%"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--hardware", "H100-80GB"), ("--hardware", "H100-80GB", "Did you mean 'H100-80G'?")),
+        (("--hardware", "0xH100-80G"), ("--hardware", "at least one device")),
+        (("--utilization", "1.5"), ("--utilization", "1.5", "at most 1")),
+        (("--price", "-1"), ("--price", "-1")),
+        (("--set", "align.lora.r=-1"), ("align.lora.r", "-1")),
+        (("--set", "align.lora={target_modules: [query]}"), ("lora.target_modules", "query")),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_code_2(tmp_path, capsys, arguments, words):
+    code, out, err = said(capsys, str(tiny.write(tmp_path, ONE_LINE)), *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(word in err for word in words), err
+
+
+def test_an_unknown_recipe_is_refused_as_by_run(capsys):
+    code, _, err = said(capsys, "quikstart")
+    assert code == 2 and "Did you mean 'quickstart'?" in err
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", ("config.json", "not readable JSON")),
+        ({"model_type": "llma"}, ("model", "llma")),
+        ({**LLAMA, "hidden_size": "wide"}, ("hidden_size",)),
+    ],
+)
+def test_a_broken_configuration_is_named(tmp_path, capsys, config, words):
+    code, out, err = said(capsys, str(pretrained(tmp_path, folder(tmp_path, config))))
+    assert (code, out) == (2, "")
+    assert all(word in err for word in words), err
+
+
+def test_a_hub_id_without_a_network_says_what_would_do(tmp_path, capsys, no_network, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no five attempts
+    code, _, err = said(capsys, str(pretrained(tmp_path, "org/not-in-the-cache")))
+    assert code == 2
+    assert all(word in err for word in ("org/not-in-the-cache", "config.json", "base.shape", "local folder")), err
+
+
+def test_memory_decides_what_fits():
+    gib = 2**30
+    a100 = parse_hardware("2xA100-80G")
+    assert [a100.fits(size * gib) for size in (50, 70, 80)] == ["yes", "tight", "no"]
+    with pytest.raises(InputError, match="expected one of H100-80G"):
+        parse_hardware("abacus")
+    assert parse_hardware("8xL40S-48G").count == 8
+    assert a100.seconds(312e12, 0, 0.5, bf16=True) == 1
+    assert a100.seconds(1, 2 * 2.039e12, 0.5, bf16=True) == 1
+    assert all(device.bf16 > device.fp32 for device in DEVICES.values())
