@@ -33,11 +33,15 @@ DefenseConfig = Annotated[
 ]
 """What a recipe may write under `align.defense:`. The others are guards of a user's fine-tuning."""
 
+AnyDefense = Annotated[DefenseConfig | SecurityVector | Lisa, Field(discriminator="name")]
+"""Whatever `fit` can train by."""
+
 __all__ = [
     "DEFENSES",
     "MLAC",
     "SFT",
     "AdversarialTraining",
+    "AnyDefense",
     "Booster",
     "DefenseConfig",
     "Lisa",

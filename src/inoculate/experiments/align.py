@@ -12,7 +12,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.records import Record, write_records
 from inoculate.data.mix import Mix, Part
 from inoculate.defenses import DefenseConfig, Together
-from inoculate.experiments.base import Base, Sandbox, base_fingerprint
+from inoculate.experiments.base import Base, Pretrained, Sandbox, base_fingerprint
 from inoculate.experiments.stage import (
     Context,
     Input,
@@ -38,6 +38,52 @@ def roles_for(needs: Iterable[str], roles: Mapping[str, tuple[Part, ...]]) -> di
         refused = tuple(part.model_copy(update={"answer": "refusal"}) for part in harmful)
         given = {"adversary": harmful, "safe": refused, **roles}
     return {role: given[role] for role in needs if role in given}
+
+
+def filled(data: Mix, defense: Any, field: str) -> Mix:
+    """The mix with the roles that the defense needs, and no others.
+
+    Raises:
+        InputError: naming `field` and the role that is missing.
+    """
+    roles = roles_for(defense.needs, data.roles)
+    missing = [role for role in defense.needs if role not in roles]
+    if missing:
+        raise InputError(
+            f"{defense.name} needs data for the role {missing[0]!r}",
+            field=f"{field}.roles",
+            found=", ".join(data.roles),
+            expected=", ".join(defense.needs),
+        )
+    return data.model_copy(update={"roles": roles})
+
+
+def address_of(base: Sandbox | Pretrained, upstream: Mapping[str, Path]) -> tuple[str, str | None]:
+    """Where a base model is, and which revision of it."""
+    if isinstance(base, Sandbox):
+        return str(upstream[base.folder]), None
+    return base.name_or_path, base.revision
+
+
+def open_trainable(
+    base: Sandbox | Pretrained, lora: Lora | None, training: Training, upstream: Mapping[str, Path], context: Context
+) -> Any:
+    """A base model on its device, all its weights trainable or those of a fresh LoRA.
+
+    Raises:
+        InputError: if the address is an adapter's, or there is no model.
+    """
+    from peft import PeftModel
+
+    (address, revision), dtype = address_of(base, upstream), "float32" if isinstance(base, Sandbox) else base.dtype
+    model: Any = load_model(address, revision=revision, dtype=dtype)
+    if isinstance(model, PeftModel):
+        raise InputError(
+            "an adapter cannot be aligned by itself", field="base", found=address, expected="a whole model"
+        )
+    if lora is not None:
+        model = add_lora(model, lora, training.seed)
+    return with_checkpointing(context.place(model), training)
 
 
 class Align(Stage):
@@ -114,23 +160,11 @@ class Align(Stage):
         )
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
-        from peft import PeftModel
-
         from inoculate.training.fit import fit
         from inoculate.training.layout import layout_for
 
-        if isinstance(self.base, Sandbox):
-            address, revision, dtype = str(upstream[self.base.folder]), None, "float32"
-        else:
-            address, revision, dtype = self.base.name_or_path, self.base.revision, self.base.dtype
-        model, tokenizer = load_model(address, revision=revision, dtype=dtype), load_tokenizer(address, revision)
-        if isinstance(model, PeftModel):
-            raise InputError(
-                "an adapter cannot be aligned by itself", field="base", found=address, expected="a whole model"
-            )
-        if self.lora is not None:
-            model = add_lora(model, self.lora, self.training.seed)
-        model = with_checkpointing(context.place(model), self.training)
+        tokenizer = load_tokenizer(*address_of(self.base, upstream))
+        model = open_trainable(self.base, self.lora, self.training, upstream, context)
         layout = layout_for(model, self.training, self.data.max_length)
         data = self.data.model_copy(update={"roles": self.roles})
         feeds = data.feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout, self.defense.needs)

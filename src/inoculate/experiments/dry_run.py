@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from inoculate.attacks.finetune import Finetune
 from inoculate.data import sources
 from inoculate.data.mix import Part
 from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.attack import Attack
 from inoculate.experiments.base import Pretrained
+from inoculate.experiments.cost import Cost, Costing
 from inoculate.experiments.few_shot import FewShotAttack
-from inoculate.experiments.lines import Line
+from inoculate.experiments.lines import Alignment, CostLine, Line
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order
 from inoculate.experiments.stage import Stage
 from inoculate.experiments.start import Body
+from inoculate.experiments.vector import VectorTraining
 from inoculate.models.adapters import Lora
 from inoculate.models.load import model_shape
 
@@ -28,7 +31,7 @@ def describe(recipe: Recipe, store: Path) -> str:
         InputError: if a source or model cannot be resolved.
     """
     text = [f"recipe {recipe.name} ({recipe.hash}): {len(recipe.lines)} lines"]
-    lines = [line for line in recipe.lines if isinstance(line, Line)]
+    lines = [line for line in recipe.lines if isinstance(line, Line | CostLine)]
     pretrained = [line.base for line in lines if isinstance(line.base, Pretrained)]
     for base in (base for i, base in enumerate(pretrained) if base not in pretrained[:i]):
         shape = model_shape(base.name_or_path, base.shape)
@@ -46,25 +49,32 @@ def describe(recipe: Recipe, store: Path) -> str:
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     steps = sum(stage.attack.steps() for stage in stages if isinstance(stage, Attack))
     runs = sum(stage.attack.n_trials + stage.attack.reruns for stage in stages if isinstance(stage, FewShotAttack))
+    measured = sum(stage.cost.repeats for stage in stages if isinstance(stage, Cost))
     work = [f"{steps:,} attack steps"] * bool(steps) + [f"at most {runs:,} few-shot runs"] * bool(runs)
+    work += [f"{measured:,} measured steps"] * bool(measured)
     text.append(f"stages {len(stages)} ({counts}; {done} done in {store}), {', '.join(work) or 'no attack'}")
     return "\n".join(text)
 
 
-def _adapters(all_lines: Sequence[Line], base: Pretrained) -> list[str]:
+def _adapters(all_lines: Sequence[Line | CostLine], base: Pretrained) -> list[str]:
     """Each adapter's size, from the model built on the meta device.
 
     Raises:
         InputError: if a target module does not exist in the model.
     """
     lines = [line for line in all_lines if line.base == base]
-    adapters = [block.lora for line in lines for block in (line.align, line.attack, line.vector) if block is not None]
+    adapters = [block.lora for line in lines for block in _blocks(line) if block is not None]
     shapes = [lora for i, lora in enumerate(adapters) if lora is not None and lora not in adapters[:i]]
     return [
         f"lora   r {lora.r}, alpha {lora.lora_alpha:g}, on {_named(lora)}: "
         f"{model_shape(base.name_or_path, base.shape, lora)['adapter_parameters']:,} weights"
         for lora in shapes
     ]
+
+
+def _blocks(line: Line | CostLine) -> tuple[Alignment | Finetune | VectorTraining | Costing | None, ...]:
+    """What trains in a line."""
+    return (line.cost,) if isinstance(line, CostLine) else (line.align, line.attack, line.vector)
 
 
 def _named(lora: Lora) -> str:

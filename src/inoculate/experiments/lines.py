@@ -1,7 +1,7 @@
 """Lines: what one cell of a recipe's matrix says, and the stages that it asks for.
 
 A `Line` runs from a base model through alignment and attack to evaluation; a `FewShotLine` from a world's pretrained
-body through a starting point to an attack with few samples.
+body through a starting point to an attack with few samples; a `CostLine` measures some steps of a defense.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from inoculate.data.world_table import WorldConfig
 from inoculate.data.worlds import VECTORS, Task
 from inoculate.defenses import DefenseConfig
 from inoculate.evals.evaluate import Evaluation
-from inoculate.experiments.align import Align, roles_for
+from inoculate.experiments.align import Align, filled
 from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Base, Sandbox
+from inoculate.experiments.cost import Cost, Costing
 from inoculate.experiments.few_shot import FewShotAttack
 from inoculate.experiments.model import Model
 from inoculate.experiments.stage import Stage
@@ -94,15 +95,7 @@ class Line(Value):
             if isinstance(self.base, Sandbox):
                 raise InputError("the sandbox's base answers everything: there is nothing to attack", field="align")
             return self.base
-        roles = roles_for(self.align.defense.needs, self.align.data.roles)
-        missing = [role for role in self.align.defense.needs if role not in roles]
-        if missing:
-            raise InputError(
-                f"{self.align.defense.name} needs data for the role {missing[0]!r}",
-                field="align.data.roles",
-                found=", ".join(self.align.data.roles),
-                expected=", ".join(self.align.defense.needs),
-            )
+        data = filled(self.align.data, self.align.defense, "align.data")
         if continues and self.align.lora is None:
             raise InputError(
                 "the alignment leaves no adapter to go on with",
@@ -113,7 +106,7 @@ class Line(Value):
         return Align(
             base=self.base,
             defense=self.align.defense,
-            data=self.align.data.model_copy(update={"roles": roles}),
+            data=data,
             training=self.align.training,
             lora=self.align.lora,
         )
@@ -187,6 +180,23 @@ class FewShotLine(Value):
             yield FewShotAttack(start=start, task=self.task, attack=self.attack.model_copy(update={"seed": self.seed}))
 
 
-def line_type(cell: Mapping[str, Any]) -> type[Line] | type[FewShotLine]:
-    """Which kind of line a cell describes: one with a `world` is a few-shot study's."""
+class CostLine(Value):
+    """One line of a cost study: base → some steps of a defense, measured."""
+
+    base: Base
+    cost: Costing
+
+    def stages(self) -> Iterator[Stage]:
+        """The one stage of this line."""
+        data = filled(self.cost.data, self.cost.defense, "cost.data")
+        yield Cost(base=self.base, cost=self.cost.model_copy(update={"data": data}))
+
+
+AnyLine = Line | FewShotLine | CostLine
+
+
+def line_type(cell: Mapping[str, Any]) -> type[AnyLine]:
+    """Which kind of line a cell describes: one with a `world` is a few-shot study's, one with `cost` a cost study's."""
+    if "cost" in cell:
+        return CostLine
     return FewShotLine if "world" in cell else Line

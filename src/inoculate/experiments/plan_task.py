@@ -11,9 +11,10 @@ from inoculate.attacks.guards import MountedVector
 from inoculate.data.mix import Mix
 from inoculate.defenses import SFT
 from inoculate.evals.evaluate import Evaluation
-from inoculate.experiments.align import Align
+from inoculate.experiments.align import Align, filled
 from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Pretrained, Sandbox
+from inoculate.experiments.cost import Cost
 from inoculate.experiments.model import Model
 from inoculate.experiments.stage import Stage
 from inoculate.experiments.vector import Vector
@@ -58,6 +59,8 @@ def task_of(stage: Stage) -> Task:
             return Task("align", stage.title, stage.base, _opened(stage), decides, stage.defense, stage.training, mix)
         case Vector():
             return _vector(stage)
+        case Cost():
+            return _cost(stage)
         case Attack():
             return _attack(stage)
         case Evaluate():
@@ -79,6 +82,22 @@ def _vector(stage: Vector) -> Task:
 
     base, decides = _base_of(stage.model), (*_origin(stage.model), made)
     return Task("vector", "", base, prepare, decides, made.objective, made.training, mix)
+
+
+def _cost(stage: Cost) -> Task:
+    """The defense's own steps; those of SFT beside them are left out."""
+    made = stage.cost
+    mix = filled(made.data, made.defense, "cost.data")
+    training = made.training.model_copy(update={"max_steps": made.warmup_steps + made.repeats})
+
+    def prepare(model: Any) -> Any:
+        from inoculate.models.adapters import add_lora
+
+        return model if made.lora is None else add_lora(model, made.lora, seed=0)
+
+    origin = stage.base.shape if isinstance(stage.base, Sandbox) else stage.base
+    decides = (origin, made.lora, made.defense, training, mix)
+    return Task("cost", made.defense.name, stage.base, prepare, decides, made.defense, training, mix)
 
 
 def _attack(stage: Attack) -> Task:

@@ -16,7 +16,7 @@ from inoculate.core.hashing import digest
 from inoculate.core.types import JsonDict, Value
 from inoculate.experiments.base import Pretrained
 from inoculate.experiments.blame import input_error
-from inoculate.experiments.lines import FewShotLine, Line, line_type
+from inoculate.experiments.lines import AnyLine, CostLine, FewShotLine, Line, line_type
 from inoculate.experiments.stage import Stage, check_inputs
 
 BUNDLED = Path(__file__).parent.parent / "recipes"
@@ -33,7 +33,7 @@ class Recipe(Value):
     question: str = ""
     description: str = ""
     raw: JsonDict
-    lines: tuple[Line | FewShotLine, ...]
+    lines: tuple[AnyLine, ...]
 
     @property
     def hash(self) -> str:
@@ -136,7 +136,11 @@ def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
             expected="one of them" if trail else "`inoculate run` for all, or one of them",
             known=raw[_COLLECTS],
         )
-    known = ("extends", *_ABOUT, *dict.fromkeys((*Line.model_fields, *FewShotLine.model_fields)))
+    known = (
+        "extends",
+        *_ABOUT,
+        *dict.fromkeys((*Line.model_fields, *FewShotLine.model_fields, *CostLine.model_fields)),
+    )
     for key in raw:
         if key not in known:
             raise InputError("unknown key", file=path, field=str(key), found=key, known=known)

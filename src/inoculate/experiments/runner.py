@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inoculate.core.errors import InoculateError, InputError, StageError
+from inoculate.experiments.processes import DIED, start_worker, submit
 from inoculate.experiments.stage import Context, Stage
 from inoculate.experiments.store import Store
 
@@ -106,7 +105,7 @@ def _run_pool(
 ) -> Ran:
     threads = max(1, (os.cpu_count() or 1) // workers)
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(threads, os.getpid()))
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=start_worker, initargs=(threads, os.getpid()))
     running: dict[Future[bool], Stage] = {}
     try:
         while waiting or running:
@@ -117,14 +116,14 @@ def _run_pool(
                     ran.skipped.append(stage)
                     waiting.remove(stage)
                 elif all(store.has(above) for above in stage.upstream()):
-                    running[_submit(pool, stage, store, context)] = stage
+                    running[submit(pool, _work, stage, store.path, context)] = stage
                     waiting.remove(stage)
             finished, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
             for future in finished:
                 stage = running.pop(future)
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    error = StageError("its process died (out of memory, or killed)")
+                    error = StageError(DIED)
                     store.note_failure(stage, context, str(error))
                     ran.skipped += waiting
                     waiting.clear()
@@ -142,33 +141,6 @@ def _run_pool(
 def _blocked(stage: Stage, ran: Ran, store: Store) -> bool:
     lost = {skipped.folder for skipped in ran.skipped} | set(ran.failed)
     return any(above.folder in lost or store.status(above) == "diverged" for above in stage.upstream())
-
-
-def _submit(pool: ProcessPoolExecutor, stage: Stage, store: Store, context: Context) -> Future[bool]:
-    """Hand a stage to a worker; one that starts for it never sees Ctrl-C, which is the parent's to answer."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.submit(_work, stage, store.path, context)
-    except BrokenProcessPool as error:
-        broken: Future[bool] = Future()
-        broken.set_exception(error)
-        return broken
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(threads: int, parent: int) -> None:
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _die_with(parent: int) -> None:
-    """End this worker when its parent is gone, however it went: an orphan would hold locks and cores."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def _work(stage: Stage, path: Path, context: Context) -> bool:

@@ -8,7 +8,7 @@ batches stay real, since the code looks at them: labels decide where logits are 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -30,13 +30,17 @@ def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
+PROCESSOR_ATTENTION: Mapping[Any, Callable[..., int]] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""What torch's counter lacks: fused attention on the processor, over shapes. As in all of its formulas, the half that a
+causal mask cuts off is counted too."""
 _FORMULAS: Mapping[Any, Any] = {
     **flop_registry,
-    _aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward),
+    **{kernel: shape_wrapper(count) for kernel, count in PROCESSOR_ATTENTION.items()},
 }
-"""torch's formulas for matrix products, convolutions and attention, 2 FLOPs to a multiply-add; and, which it lacks,
-fused attention on the processor. As in all of them, the half that a causal mask cuts off is counted too."""
+"""torch's formulas for matrix products, convolutions and attention, 2 FLOPs to a multiply-add; and the processor's."""
 
 
 def without_numbers(model: nn.Module) -> nn.Module:

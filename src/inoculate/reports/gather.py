@@ -32,11 +32,18 @@ def is_few_shot(record: Record) -> bool:
     return record.attack == "few_shot" or record.stage.startswith("start-")
 
 
+def is_cost(record: Record) -> bool:
+    """Whether a row says what a step costs: those have a table of their own."""
+    return record.stage.startswith("cost-")
+
+
 def gather(records: Iterable[Record]) -> Grid:
-    """Sort records into runs; left out are rows of few-shot studies, and of `validation`, which chose an attack."""
+    """Sort records into runs; left out are rows of few-shot and cost studies, and of `validation`, which chose an
+    attack.
+    """
     groups: dict[tuple[str, int | None], list[Record]] = defaultdict(list)
     for record in records:
-        if record.split != "validation" and not is_few_shot(record):
+        if record.split != "validation" and not is_few_shot(record) and not is_cost(record):
             groups[record.stage, record.trial].append(record)
     firsts = [group[0] for group in groups.values()]
     arms = _arms(firsts)

@@ -15,7 +15,7 @@ from inoculate.core.errors import InputError
 from inoculate.reports.charts import Chart, charts
 from inoculate.reports.few_shot_charts import few_shot_charts
 from inoculate.reports.findings import interval_text, ratio_text
-from inoculate.reports.gather import is_few_shot
+from inoculate.reports.gather import is_cost, is_few_shot
 from inoculate.reports.runs import Grid
 from inoculate.reports.samples import samples
 from inoculate.reports.store_view import StoreView, read_store, recipes_in
@@ -109,7 +109,7 @@ def _title(view: StoreView) -> str:
 
 def _threats(view: StoreView, summary: Summary) -> list[str]:
     """Each threat model, with the defenses that were measured under it where there are several."""
-    names = sorted({record.threat_model for record in view.records if record.threat_model})
+    names = sorted({record.threat_model for record in view.records if record.threat_model and not is_cost(record)})
     told = []
     for name in names:
         under = {record.defense for record in view.records if record.threat_model == name}
@@ -125,7 +125,8 @@ def _facts(view: StoreView, summary: Summary) -> list[tuple[str, str]]:
 
 def _grid_facts(view: StoreView, grid: Grid) -> list[tuple[str, str]]:
     facts = [("Defenses", listed([arm.label for arm in grid.arms]))]
-    bases = sorted({visible(record.base) for record in view.records if record.base and not is_few_shot(record)})
+    rows = [record for record in view.records if not is_few_shot(record) and not is_cost(record)]
+    bases = sorted({visible(record.base) for record in rows if record.base})
     if bases:
         facts.append(("Base model", listed(bases)))
     seeds = len({run.seed for run in (grid.attacks or grid.before)})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from inoculate.evals.statistics import Interval, mean_interval, wilson
 from inoculate.reports.caveats import how_breaks_were_read, warnings
 from inoculate.reports.comparison import Comparison, compare, ratio_in, reference_of
+from inoculate.reports.cost_table import cost_finding, cost_studies, cost_table
 from inoculate.reports.few_shot import Study
 from inoculate.reports.few_shot_findings import Answer, answers
 from inoculate.reports.few_shot_findings import caveats as few_shot_caveats
@@ -71,22 +72,25 @@ class Summary:
     """What a mounted vector leaves to learn, where one was."""
     few_shot: tuple[FewShotPart, ...] = ()
     """Few-shot studies; their rows are in none of the tables above."""
+    costs: tuple[Table, ...] = ()
+    """What a step of each defense costs, by model; these rows too are in no other table."""
 
 
 def summarize(view: StoreView) -> Summary:
     """Tables and findings from a store's records; the first judge that appears is the headline's."""
     grid = gather(view.records)
     few_shot = tuple(FewShotPart(study, answers(study), few_shot_tables(study)) for study in studies(view.records))
-    judge = grid.judges[0]
+    judge, costs = grid.judges[0], cost_studies(view.records)
     comparisons = compare(grid, judge)
     findings = [sentence(grid, judge, found) for found in comparisons]
     if not comparisons and grid.attacks:
         findings = [fate(grid, judge, arm) for arm in grid.arms]
-    elif not grid.attacks and not any(part.study.tasks() for part in few_shot):
+    elif not grid.attacks and not any(part.study.tasks() for part in few_shot) and (grid.before or not costs):
         findings = ["No attack was run: what follows is the models as they are, and says nothing about their hardness."]
     for other in grid.judges[1:]:  # two judges of one model can say opposite things, and the reader must see it
         findings += [text for text in (by_another_judge(grid, other),) if text]
     findings += [text for text in (without_harmful_data(grid, judge), _cost_of_safety(grid, judge)) if text]
+    findings += [text for text in map(cost_finding, costs) if text]
     return Summary(
         grid=grid,
         comparisons=tuple(comparisons),
@@ -97,6 +101,7 @@ def summarize(view: StoreView) -> Summary:
         after=tuple((name, _after(grid, name)) for name in grid.judges) if grid.attacks else (),
         mechanism=mechanism(grid),
         few_shot=few_shot,
+        costs=tuple(map(cost_table, costs)),
     )
 
 

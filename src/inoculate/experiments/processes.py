@@ -1,0 +1,76 @@
+"""Worker processes: they end with their parent, and leave Ctrl-C to it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from inoculate.core.errors import InoculateError, StageError
+
+T = TypeVar("T")
+DIED = "its process died (out of memory, or killed)"
+
+
+def submit(pool: ProcessPoolExecutor, function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Hand work to a worker; one that starts for it never sees Ctrl-C, which is the parent's to answer."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(function, *arguments)
+    except BrokenProcessPool as error:
+        broken: Future[T] = Future()
+        broken.set_exception(error)
+        return broken
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(threads: int, parent: int) -> None:
+    """What a pool's worker does first."""
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def alone(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function of some module returns in a fresh process of one thread, which is gone when this returns.
+
+    Raises:
+        StageError: if the process died, or raised what is no error of ours.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=start_worker, initargs=(1, os.getpid()))
+    try:
+        return submit(pool, _as_ours, function, arguments).result()
+    except BrokenProcessPool:
+        raise StageError(DIED) from None
+    except BaseException:
+        for process in (pool._processes or {}).values():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _as_ours(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    try:
+        return function(*arguments)
+    except InoculateError:
+        raise
+    except Exception as error:
+        # As text: an exception that cannot be unpickled would not reach the parent.
+        raise StageError(f"{type(error).__name__}: {error}") from error
+
+
+def _die_with(parent: int) -> None:
+    """End this worker when its parent is gone, however it went: an orphan would hold locks and cores."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
