@@ -323,12 +323,12 @@ def reproduce(*stores: Path, out: Path = Path("docs/reproduction.md")) -> int:
     stores: Stores that hold the recipes; by default `runs`.
     out: The Markdown file to write.
     """
-    from inoculate.experiments.recipe import bundled, load_recipe
+    from inoculate.experiments.recipe import load_recipe
     from inoculate.reports.reproduction.page import CLAIMS, reproduction
 
     if not out.parent.is_dir() or out.is_dir():
         raise InputError("no file can be written there", field="--out", found=str(out), expected="a file in a folder")
-    asked = {claim.recipe for claim in CLAIMS if claim.measure is not None} & set(bundled())
+    asked = {claim.recipe for claim in CLAIMS if claim.measure is not None}
     page = reproduction(stores or (Path("runs"),), {name: load_recipe(name).raw for name in asked})
     out.write_text(page, encoding="utf-8")
     _say(f"page: {out}")

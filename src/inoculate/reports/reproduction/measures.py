@@ -100,13 +100,25 @@ def arm(found: Study, defense: str, **params: Any) -> Arm | None:
     return next((a for a in found.of(defense) if all(a.params.get(k) == v for k, v in params.items())), None)
 
 
-def costs(records: Sequence[Record]) -> Callable[[str, str, str], Estimate | None]:
-    """Ratio of a cost between two defenses, over the models on which both were measured: `(ours, theirs, metric)`."""
-    found = {(row.defense, row.base, row.metric): row.value for row in records if row.value}
+Cost: TypeAlias = Callable[[str, str], float | None]
+"""(defense, metric) → what a step of it costs."""
 
-    def ratio(ours: str, theirs: str, metric: str) -> Estimate | None:
-        bases = [b for d, b, m in found if (d, m) == (ours, metric) and (theirs, b, metric) in found]
-        values = [(found[ours, base, metric] or 0) / (found[theirs, base, metric] or 1) for base in bases]
-        return mean_interval(values) if values else None
 
-    return ratio
+def costs(records: Sequence[Record]) -> dict[str, Cost]:
+    """Base model → what steps of defenses cost on it."""
+    found = {(row.base, row.defense, row.metric): row.value for row in records}
+
+    def of(base: str) -> Cost:
+        return lambda defense, metric: found.get((base, defense, metric))
+
+    return {base: of(base) for base in dict.fromkeys(row.base for row in records)}
+
+
+def single(value: float | None) -> Estimate | None:
+    """One measurement: no interval."""
+    return None if value is None else Estimate(value, None, 1)
+
+
+def ratio(ours: float | None, theirs: float | None) -> float | None:
+    """None if either was not measured."""
+    return ours / theirs if ours is not None and theirs else None
