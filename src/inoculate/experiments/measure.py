@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inoculate.core.types import Batch
-from inoculate.data.batches import Feed
+from inoculate.data.batches import Feed, Layout
 from inoculate.defenses import SFT
 from inoculate.experiments.align import address_of, filled, open_trainable
 from inoculate.experiments.stage import Context
@@ -102,7 +102,8 @@ class _Still:
     """One step of a feed, whichever is asked for."""
 
     def __init__(self, feed: Feed, step: int) -> None:
-        self.feed, self.step, self.layout = feed, step, feed.layout
+        self.feed, self.step = feed, step
+        self.layout: Layout = feed.layout
 
     def __len__(self) -> int:
         return len(self.feed)
