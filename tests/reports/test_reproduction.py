@@ -160,7 +160,7 @@ def test_every_claim_names_a_bundled_recipe_and_every_paper_has_one_for_a_gpu():
 
 def test_claims_about_booster_are_read_with_the_right_sign():
     """Booster below, and above: the same claim, reproduced and not."""
-    (claim,) = [claim for claim in BOOSTER_CLAIMS if "than Vaccine" in claim.text]
+    claim, *_ = [claim for claim in BOOSTER_CLAIMS if "than Vaccine" in claim.text]
     verdicts = {}
     for name, ends in {"below": {"vaccine": 0.9, "booster": 0.1}, "above": {"vaccine": 0.1, "booster": 0.9}}.items():
         rows = []
