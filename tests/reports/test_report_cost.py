@@ -37,8 +37,8 @@ def texts(table, row):
 
 
 def test_cells_are_values_ratios_and_what_was_published():
-    records = rows("sft", 2, 1000, 200) + rows("booster", 6.2, 1100, 600) + rows("vaccine", 4, 1000, 390)
-    records += rows("repnoise", 11, 2000, 500) + rows("lisa", 2.1, 1010, 200)
+    records = rows("sft", 2, 1000, 200) + rows("booster", 6.2, 1100, 600.4) + rows("vaccine", 4, 1000, 390)
+    records += rows("repnoise", 11, 2000, 1103.6) + rows("lisa", 2.1, 1010, 200)
     (study,) = cost_studies(records)
     table = cost_table(study)
     titles = ["Defense", "Seconds per step", "× SFT", "Peak memory (MiB)", "× SFT", "GFLOPs per step", "× SFT"]
@@ -46,7 +46,7 @@ def test_cells_are_values_ratios_and_what_was_published():
     assert texts(table, 0) == ["SFT", "2", "1.00", "1,000", "1.00", "200", "1.00", "1.00", "1.00"]
     assert texts(table, 1) == ["Booster", "6.2", "3.10", "1,100", "1.10", "600", "3.00", "3.44", "1.17"]
     assert texts(table, 2)[-2:] == ["1.96", "–"]
-    assert texts(table, 3)[-2:] == ["4.98", "1.47"]
+    assert texts(table, 3)[5:] == ["1,104", "5.52", "4.98", "1.47"]
     assert texts(table, 4) == ["Lisa", "2.1", "1.05", "1,010", "1.01", "200", "1.00", "–", "–"]
     assert [cell.detail for cell in table.rows[1][-2:]] == ["1.86 h", "57.86 GB"]
     assert table.rows[0][-1].detail == "about 49.4 GB"

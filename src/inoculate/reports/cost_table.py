@@ -17,11 +17,11 @@ from inoculate.reports.wording import defense_name, listed, setting_text, times,
 NOTHING = Cell("–")
 _REFERENCE = "sft"
 _METRICS = {
-    "step_s": ("Seconds per step", 1.0, "{:.3g}"),
-    "peak_memory_bytes": ("Peak memory (MiB)", 2.0**20, "{:,.0f}"),
-    "step_flops": ("GFLOPs per step", 1e9, "{:,.3g}"),
+    "step_s": ("Seconds per step", 1.0),
+    "peak_memory_bytes": ("Peak memory (MiB)", 2.0**20),
+    "step_flops": ("GFLOPs per step", 1e9),
 }
-"""Metric → title, unit, form."""
+"""Metric → title, unit."""
 
 
 class Published(NamedTuple):
@@ -87,7 +87,7 @@ def cost_studies(records: Iterable[Record]) -> tuple[CostStudy, ...]:
 def cost_table(study: CostStudy) -> Table:
     """Defenses by what a step of theirs costs."""
     heads = [Column("Defense", numeric=False)]
-    for title, _, _ in _METRICS.values():
+    for title, _ in _METRICS.values():
         heads += [Column(title), Column("× SFT")]
     heads += [Column("Published time, × SFT"), Column("Published memory, × SFT")]
     rows = []
@@ -157,9 +157,13 @@ def _flat(record: Record) -> dict[str, Any]:
 
 
 def _measured(study: CostStudy, arm: str, metric: str) -> tuple[Cell, Cell]:
-    value, ratio, (_, unit, form) = study.value(arm, metric), study.ratio(arm, metric), _METRICS[metric]
-    shown = NOTHING if value is None else Cell(form.format(value / unit), value=value)
+    value, ratio, (_, unit) = study.value(arm, metric), study.ratio(arm, metric), _METRICS[metric]
+    shown = NOTHING if value is None else Cell(_three_digits(value / unit), value=value)
     return shown, NOTHING if ratio is None else Cell(f"{ratio:.2f}", value=ratio)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _published(defense: str) -> tuple[Cell, Cell]:
@@ -181,7 +185,8 @@ def _note(study: CostStudy) -> str:
     seeds = len({seed for found in study.values.values() for seed in found})
     over = f", medians over {seeds} seeds" if seeds > 1 else ""
     text = f"{weights}, {rows} rows a step and role of at most {how.get('max_length')} tokens, {how.get('dtype')} "
-    text += f"weights, one thread{over}. Seconds: {how.get('clock')}, and over a step of SFT made just before each. "
+    text += f"weights, one thread{over}. Seconds: {how.get('clock')}, and over a step of SFT made just before each; "
+    text += "how far SFT's own ratio is from 1 is the noise. "
     text += f"Memory: peak over the process before the model was loaded ({how.get('memory')}). Operations: matrix "
     text += "products and attention. Published: an alignment of Llama-2-7B on one 80 GB GPU (arXiv:2409.01586), hours "
     return text + "and memory in all; SFT's and RepNoise's memory follows from differences that were quoted."
