@@ -48,7 +48,7 @@ def alone(function: Callable[..., T], *arguments: Any) -> T:
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=start_worker, initargs=(1, os.getpid()))
     try:
-        return submit(pool, _as_ours, function, arguments).result()
+        return submit(pool, as_ours, function, *arguments).result()
     except BrokenProcessPool:
         raise StageError(DIED) from None
     except BaseException:
@@ -59,13 +59,18 @@ def alone(function: Callable[..., T], *arguments: Any) -> T:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _as_ours(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+def as_ours(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns; in a worker, any error of it as one of ours.
+
+    Raises:
+        StageError: for what is no error of ours, as text: an exception that cannot be unpickled would not reach the
+            parent, or would break the pool and take other stages with it.
+    """
     try:
         return function(*arguments)
     except InoculateError:
         raise
     except Exception as error:
-        # As text: an exception that cannot be unpickled would not reach the parent.
         raise StageError(f"{type(error).__name__}: {error}") from error
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inoculate.core.errors import InoculateError, InputError, StageError
-from inoculate.experiments.processes import DIED, start_worker, submit
+from inoculate.experiments.processes import DIED, as_ours, start_worker, submit
 from inoculate.experiments.stage import Context, Stage
 from inoculate.experiments.store import Store
 
@@ -145,13 +145,7 @@ def _blocked(stage: Stage, ran: Ran, store: Store) -> bool:
 
 def _work(stage: Stage, path: Path, context: Context) -> bool:
     store = Store(path)
-    try:
-        return store.run(stage, replace(context, progress=_progress(store, stage)))
-    except InoculateError:
-        raise
-    except Exception as error:
-        # As text: an exception that cannot be unpickled would break the pool, and take other stages with it.
-        raise StageError(f"{type(error).__name__}: {error}") from error
+    return as_ours(store.run, stage, replace(context, progress=_progress(store, stage)))
 
 
 def _progress(store: Store, stage: Stage, tell: Callable[[], None] | None = None) -> Callable[[int, int], None]:
