@@ -88,7 +88,7 @@ def plan(
 
     Parameters
     ----------
-    recipe: Name or path. Of models only the configuration is read; of data what is at hand.
+    recipe: Name or path; of a collection, each of its recipes. Of models only the configuration is read; of data what is at hand.
     hardware: Device, with a count before it as in 8xH100-80G.
     price: USD per device and hour; by default a typical one, which is an assumption.
     utilization: Share of the device's peak rate that is reached.
@@ -102,10 +102,15 @@ def plan(
     if price is not None and price < 0:
         raise InputError("not a price", field="--price", found=price, expected="USD per device and hour, at least 0")
     from inoculate.experiments.plan import plan as planned
-    from inoculate.experiments.plan_table import plan_text
-    from inoculate.experiments.recipe import load_recipe
+    from inoculate.experiments.plan_table import plans_text
+    from inoculate.experiments.recipe import load_recipes
+    from inoculate.experiments.session import Show
 
-    _say(plan_text(planned(load_recipe(recipe, overrides, weights=False), chosen, price, utilization), format))
+    plans = []
+    for one in load_recipes(recipe, overrides, weights=False):
+        with Show(f"plan {one.name}") as shown:
+            plans.append(planned(one, chosen, price, utilization, shown.steps))
+    _say(plans_text(plans, format))
     return 0
 
 

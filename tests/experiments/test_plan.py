@@ -95,6 +95,27 @@ def test_an_attack_is_measured_at_the_start_along_the_way_and_at_the_end(tmp_pat
     assert attacks[6].flops == attacks[6].training_flops + 2 * once.flops
 
 
+def test_a_collection_is_planned_recipe_by_recipe(tmp_path, capsys):
+    first = tiny.write(tmp_path, ONE_LINE, file="first.yaml")
+    second = tiny.write(tmp_path, {**ONE_LINE, "name": "other", "eval_every": 6}, file="second.yaml")
+    both = tmp_path / "both.yaml"
+    both.write_text(f"collects: [{first}, {second}]\n")
+    code, out, _ = said(capsys, str(both), "--format", "json")
+    assert code == 0
+    plans = {made["recipe"]: made for made in json.loads(out)}
+    assert list(plans) == ["tiny", "other"]
+    alone = json.loads(said(capsys, str(first), "--format", "json")[1])
+    assert alone == plans["tiny"]
+    text = said(capsys, str(both))[1]
+    assert text.startswith("tiny\n\n") and "\nother\n\n" in text and text.count("In all 4 stages") == 2
+
+
+def test_a_plan_says_how_far_it_is(tmp_path):
+    told: list[tuple[int, int]] = []
+    made = plan(load_recipe(str(tiny.write(tmp_path))), H100, None, 0.4, lambda done, of: told.append((done, of)))
+    assert told == [(done, len(made.rows)) for done in range(len(made.rows) + 1)]
+
+
 def test_a_guard_and_a_vector_are_planned():
     recipe = load_recipe("security-vectors/mixed", weights=False)
     rows = plan(recipe.model_copy(update={"lines": recipe.lines[:4]}), H100, None, 0.4).rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -86,12 +86,19 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, hardware: Hardware, usd_per_hour: float | None, utilization: float) -> Plan:
+def plan(
+    recipe: Recipe,
+    hardware: Hardware,
+    usd_per_hour: float | None,
+    utilization: float,
+    tell: Callable[[int, int], None] = lambda done, of: None,
+) -> Plan:
     """Plan a recipe. Nothing is downloaded but, for a hub id without a `shape`, the model's configuration.
 
     Args:
         usd_per_hour: price of one device; None takes the table's, an assumption.
         utilization: share of the device's peak rate that is reached.
+        tell: is called with the rows that are planned, and all rows: a second-order step takes minutes.
 
     Raises:
         InputError: if a model's configuration cannot be read, or lacks a module that an adapter is for.
@@ -110,7 +117,11 @@ def plan(recipe: Recipe, hardware: Hardware, usd_per_hour: float | None, utiliza
         if task is not None:
             tasks[key] = task
     seen: Seen = {}
-    costed = [_costed(row, tasks.get(key), seen) for key, row in groups.items()]
+    costed: list[Planned] = []
+    for key, row in groups.items():
+        tell(len(costed), len(groups))
+        costed.append(_costed(row, tasks.get(key), seen))
+    tell(len(costed), len(groups))
     rows = [_priced(row, hardware, price, utilization) for row in costed]
     return Plan(recipe.name, hardware, price, utilization, rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Literal
 
 from inoculate.core.hardware import TIGHT
@@ -15,10 +16,20 @@ _WIDTH = 400
 """Wider than any row: a terminal may wrap lines, a file must not."""
 
 
-def plan_text(plan: Plan, format: Literal["table", "json"] = "table") -> str:
-    """The plan: one row per kind of stage, the totals, and what the numbers assume; ends with a line break."""
+def plans_text(plans: Sequence[Plan], format: Literal["table", "json"] = "table") -> str:
+    """One plan, or those of a collection, each under its recipe's name; as JSON an object, or a list of them.
+
+    A plan is one row per kind of stage, the totals, and what the numbers assume. The text ends with a line break.
+    """
     if format == "json":
-        return json.dumps(plan.as_json(), indent=1, ensure_ascii=False) + "\n"
+        all_of_them = [plan.as_json() for plan in plans]
+        return json.dumps(all_of_them[0] if len(plans) == 1 else all_of_them, indent=1, ensure_ascii=False) + "\n"
+    if len(plans) == 1:
+        return _plan_text(plans[0])
+    return "\n".join(f"{plan.recipe}\n\n{_plan_text(plan)}" for plan in plans)
+
+
+def _plan_text(plan: Plan) -> str:
     from rich.console import Console
     from rich.table import Table
 

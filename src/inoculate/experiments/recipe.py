@@ -51,8 +51,11 @@ def bundled() -> dict[str, Path]:
     return {path.relative_to(BUNDLED).with_suffix("").as_posix(): path for path in sorted(BUNDLED.rglob("*.yaml"))}
 
 
-def load_recipes(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, ...]:
+def load_recipes(name: str, overrides: Sequence[str] = (), *, weights: bool = True) -> tuple[Recipe, ...]:
     """The recipes that a collection names under `collects`, in its order; of any other file the one that it is.
+
+    Args:
+        weights: as of `load_recipe`.
 
     Raises:
         InputError: as `load_recipe`; overrides of a collection.
@@ -60,7 +63,7 @@ def load_recipes(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, ...]
     path = _file(name)
     raw = _yaml(path)
     if _COLLECTS not in raw:
-        return (load_recipe(name, overrides),)
+        return (load_recipe(name, overrides, weights=weights),)
     names = raw[_COLLECTS]
     if not isinstance(names, list) or not names or not all(isinstance(member, str) for member in names):
         raise InputError("expected a list of recipes' names", file=path, field=_COLLECTS, found=names)
@@ -68,7 +71,7 @@ def load_recipes(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, ...]
         raise InputError("a collection has nothing of its own", file=path, field=str(extra), expected=_COLLECTS)
     if overrides:
         raise InputError("a collection takes no overrides: run the recipe alone", field="--set", found=overrides[0])
-    return tuple(load_recipe(member) for member in names)
+    return tuple(load_recipe(member, weights=weights) for member in names)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = (), *, weights: bool = True) -> Recipe:
