@@ -129,18 +129,22 @@ class Align(Stage):
         return f"{self.title} {settings}".strip() + f" · seed {self.training.seed}"
 
     def defense_params(self) -> dict[str, Any]:
-        """The defense's hyperparameters and the length and data of its training, flat."""
+        """The defense's hyperparameters and the length, schedule and data of its training, flat."""
         rows = {
             f"{role}_samples": sum(part.num_samples or 0 for part in parts)
             for role, parts in self.data.roles.items()
             if all(part.num_samples for part in parts)
         }
+        harmful = dict.fromkeys(part.source for part in self.data.roles.get("harmful", ()))
         training, defense = self.training, self.defense
+        schedule = {} if training.lr_scheduler_type == "constant" else {"align_schedule": training.lr_scheduler_type}
         together = isinstance(defense, Together)
         settings = defense.params() if together else defense.model_dump(mode="json", exclude={"name"})
         return {
             **settings,
             **rows,
+            **({"harmful_data": "+".join(harmful)} if harmful else {}),
+            **schedule,
             "align_steps": training.max_steps,
             "learning_rate": training.learning_rate,
             "data_seed": self.data.seed,

@@ -30,6 +30,8 @@ _KEYS = {
     "vector_steps": "vector steps",
     "vector_samples": "vector samples",
     "vector_r": "r",
+    "harmful_data": "harmful data",
+    "align_schedule": "schedule",
     "lam": "λ",
     "alpha": "α",
     "rho": "ρ",
