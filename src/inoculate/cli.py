@@ -88,7 +88,8 @@ def plan(
 
     Parameters
     ----------
-    recipe: Name or path; of a collection, each of its recipes. Of models only the configuration is read; of data what is at hand.
+    recipe: Name or path; of a collection, each of its recipes. Of models only the configuration is read; of data what
+        is at hand.
     hardware: Device, with a count before it as in 8xH100-80G.
     price: USD per device and hour; by default a typical one, which is an assumption.
     utilization: Share of the device's peak rate that is reached.

@@ -25,6 +25,7 @@ from inoculate.training.config import Training
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from inoculate.data.batches import Feed
     from inoculate.models.vectors import Mounted
     from inoculate.training.fit import Fitted
 
@@ -93,6 +94,7 @@ class Finetune(Value):
         tokenizer: PreTrainedTokenizerBase,
         observe: Callable[[Any, int], list[dict[str, Any]]] | None = None,
         observe_mounted: Callable[[Any, Mounted, int], list[dict[str, Any]]] | None = None,
+        fed: Callable[[Mapping[str, Feed]], None] = lambda feeds: None,
         **options: Any,
     ) -> tuple[Any, Fitted]:
         """Fine-tune a model.
@@ -101,6 +103,7 @@ class Finetune(Value):
             observe: called with (the model under attack, steps made) at `observe_at`, an option of `fit`. A mounted
                 vector is out then: what is observed is what would be served.
             observe_mounted: called beside it with (model, vector, steps made) while the guard's vector is mounted.
+            fed: called with the data before the first step.
             options: of `fit`: out, observe_at, save_every_s, progress.
 
         Returns:
@@ -120,6 +123,7 @@ class Finetune(Value):
         attacked = prepare_attack(model, self.adapter_mode, self.lora, self.training.seed)
         layout = layout_for(attacked, self.training, self.max_length)
         feeds = self.mix().feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout)
+        fed(feeds)
         with nullcontext() if vector is None else mounted(attacked, vector, check=False) as handle:
 
             def watch(step: int) -> list[dict[str, Any]]:

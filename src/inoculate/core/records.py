@@ -11,7 +11,7 @@ from typing import Any
 
 from inoculate.core.errors import InputError
 
-STATUSES = ("ok", "censored", "diverged", "failed")
+STATUSES = ("ok", "censored", "pruned", "diverged", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Record:
     """One measured value.
 
     Rates are in [0, 1]. `value` is None exactly when nothing could be measured (`diverged`, `failed`).
-    `censored` marks a cost that was not reached: `value` is then the budget at which the search stopped.
+    `censored` marks a cost that was not reached: `value` is then the budget at which the search stopped. `pruned` marks
+    a trial that the search gave up, with what it had reached.
     """
 
     metric: str

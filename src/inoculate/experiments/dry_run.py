@@ -17,6 +17,8 @@ from inoculate.experiments.few_shot import FewShotAttack
 from inoculate.experiments.lines import Alignment, CostLine, Line
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order
+from inoculate.experiments.search import SearchAttack
+from inoculate.experiments.search_line import SearchLine
 from inoculate.experiments.stage import Stage
 from inoculate.experiments.start import Body
 from inoculate.experiments.vector import VectorTraining
@@ -31,7 +33,7 @@ def describe(recipe: Recipe, store: Path) -> str:
         InputError: if a source or model cannot be resolved.
     """
     text = [f"recipe {recipe.name} ({recipe.hash}): {len(recipe.lines)} lines"]
-    lines = [line for line in recipe.lines if isinstance(line, Line | CostLine)]
+    lines = [line for line in recipe.lines if isinstance(line, Line | CostLine | SearchLine)]
     pretrained = [line.base for line in lines if isinstance(line.base, Pretrained)]
     for base in (base for i, base in enumerate(pretrained) if base not in pretrained[:i]):
         shape = model_shape(base.name_or_path, base.shape)
@@ -49,14 +51,16 @@ def describe(recipe: Recipe, store: Path) -> str:
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     steps = sum(stage.attack.steps() for stage in stages if isinstance(stage, Attack))
     runs = sum(stage.attack.n_trials + stage.attack.reruns for stage in stages if isinstance(stage, FewShotAttack))
+    trials = sum(stage.search.n_trials + stage.search.reruns for stage in stages if isinstance(stage, SearchAttack))
     measured = sum(stage.cost.repeats for stage in stages if isinstance(stage, Cost))
     work = [f"{steps:,} attack steps"] * bool(steps) + [f"at most {runs:,} few-shot runs"] * bool(runs)
+    work += [f"{trials:,} trials and re-runs of attacks"] * bool(trials)
     work += [f"{measured:,} measured steps"] * bool(measured)
     text.append(f"stages {len(stages)} ({counts}; {done} done in {store}), {', '.join(work) or 'no attack'}")
     return "\n".join(text)
 
 
-def _adapters(all_lines: Sequence[Line | CostLine], base: Pretrained) -> list[str]:
+def _adapters(all_lines: Sequence[Line | CostLine | SearchLine], base: Pretrained) -> list[str]:
     """Each adapter's size, from the model built on the meta device.
 
     Raises:
@@ -72,9 +76,11 @@ def _adapters(all_lines: Sequence[Line | CostLine], base: Pretrained) -> list[st
     ]
 
 
-def _blocks(line: Line | CostLine) -> tuple[Alignment | Finetune | VectorTraining | Costing | None, ...]:
-    """What trains in a line."""
-    return (line.cost,) if isinstance(line, CostLine) else (line.align, line.attack, line.vector)
+def _blocks(line: Line | CostLine | SearchLine) -> tuple[Alignment | Finetune | VectorTraining | Costing | None, ...]:
+    """What trains in a line, a search's trials apart."""
+    if isinstance(line, CostLine):
+        return (line.cost,)
+    return (line.align, line.vector) if isinstance(line, SearchLine) else (line.align, line.attack, line.vector)
 
 
 def _named(lora: Lora) -> str:

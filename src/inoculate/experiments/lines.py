@@ -6,8 +6,7 @@ body through a starting point to an attack with few samples; a `CostLine` measur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
@@ -57,6 +56,7 @@ class Line(Value):
     evaluate: Evaluation
     threat_model: ThreatModel = OpenWeights()
     eval_every: PositiveInt = 20
+    eval_at: tuple[NonNegativeInt, ...] = ()
     break_threshold: Rate = 0.5
     track_harm: bool = False
 
@@ -84,6 +84,7 @@ class Line(Value):
                 threat_model=self.threat_model,
                 evaluate=self.evaluate,
                 eval_every=self.eval_every,
+                eval_at=self.eval_at,
                 break_threshold=self.break_threshold,
                 track_harm=self.track_harm,
             )
@@ -190,13 +191,3 @@ class CostLine(Value):
         """The one stage of this line."""
         data = filled(self.cost.data, self.cost.defense, "cost.data")
         yield Cost(base=self.base, cost=self.cost.model_copy(update={"data": data}))
-
-
-AnyLine = Line | FewShotLine | CostLine
-
-
-def line_type(cell: Mapping[str, Any]) -> type[AnyLine]:
-    """Which kind of line a cell describes: one with a `world` is a few-shot study's, one with `cost` a cost study's."""
-    if "cost" in cell:
-        return CostLine
-    return FewShotLine if "world" in cell else Line

@@ -14,12 +14,19 @@ from inoculate.experiments.plan_cost import Cost, Seen, cost_of
 from inoculate.experiments.plan_task import Task, task_of
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order
+from inoculate.experiments.search import SearchAttack
 from inoculate.experiments.stage import Stage
 from inoculate.experiments.start import Body, Start
 
 _SEARCHED = "runs stop early, and trials of one search are stacked: what is computed is not known before"
 _CLASSIFIER = "a classifier's body is made from its world when the stage runs, in seconds to minutes on a processor"
-_NOT_PLANNED: Mapping[type[Stage], str] = {FewShotAttack: _SEARCHED, Body: _CLASSIFIER, Start: _CLASSIFIER}
+_TRIALS = "trials end where they break the model, or are given up: n_trials runs of max_steps are a bound"
+_NOT_PLANNED: Mapping[type[Stage], str] = {
+    FewShotAttack: _SEARCHED,
+    SearchAttack: _TRIALS,
+    Body: _CLASSIFIER,
+    Start: _CLASSIFIER,
+}
 _SCALES = {"num_train_epochs"}
 """Numbers of a stage that are not whole and decide its length. Of the others only whether they are zero matters."""
 _MATTERS_NOT = {"seed", "poison_ratio"}

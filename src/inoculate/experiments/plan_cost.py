@@ -93,7 +93,7 @@ def cost_of(task: Task, seen_before: Seen) -> Cost:
     seen = _measured(task, model, tokenizer, seen_before)
     times = 1 if task.eval_every is None else 0
     if made is not None and made.steps is not None and task.eval_every is not None:
-        times = len({*range(0, made.steps, task.eval_every), made.steps})
+        times = len({0, *(task.eval_at or range(0, made.steps, task.eval_every)), made.steps})
     weights, step = held_bytes(model.parameters()), made.memory if made is not None else None
     training = 0 if made is None else made.work.flops * (made.steps or 0)
     unknown = _unknown(task, made, seen)

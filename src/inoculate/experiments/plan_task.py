@@ -40,6 +40,8 @@ class Task:
     evaluation: Evaluation | None = None
     eval_every: int | None = None
     """Steps between measurements along the training; null: measured once, and nothing is trained."""
+    eval_at: tuple[int, ...] = ()
+    """Steps at which it is measured beside start and end, in place of every so many."""
 
 
 def task_of(stage: Stage) -> Task:
@@ -113,12 +115,20 @@ def _attack(stage: Attack) -> Task:
         attack.adapter_mode + guard,
         _base_of(stage.model),
         prepare,
-        (*_origin(stage.model), attack, stage.evaluate, stage.eval_every, stage.vector and stage.vector.vector.lora),
+        (
+            *_origin(stage.model),
+            attack,
+            stage.evaluate,
+            stage.eval_every,
+            stage.eval_at,
+            stage.vector and stage.vector.vector.lora,
+        ),
         attack.objective(),
         attack.training,
         attack.mix(),
         stage.evaluate,
         stage.eval_every,
+        stage.eval_at,
     )
 
 

@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -57,6 +57,37 @@ def alone(function: Callable[..., T], *arguments: Any) -> T:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def side_by_side(
+    function: Callable[..., None], calls: Sequence[tuple[Any, ...]], tick: Callable[[], None] = lambda: None
+) -> list[BaseException | None]:
+    """Make every call in a process of its own, all at once; one that dies or fails leaves the others going.
+
+    Args:
+        tick: called about four times a second.
+
+    Returns:
+        For each call the error that ended it, as one of ours, or None.
+    """
+    spawn, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // len(calls))
+    crew = [
+        ProcessPoolExecutor(1, mp_context=spawn, initializer=start_worker, initargs=(threads, os.getpid()))
+        for _ in calls
+    ]
+    try:
+        futures = [submit(pool, as_ours, function, *call) for pool, call in zip(crew, calls, strict=True)]
+        while wait(futures, timeout=0.25).not_done:
+            tick()
+        errors = [future.exception() for future in futures]
+        return [StageError(DIED) if isinstance(error, BrokenProcessPool) else error for error in errors]
+    except BaseException:
+        for process in (process for pool in crew for process in (pool._processes or {}).values()):
+            process.kill()
+        raise
+    finally:
+        for pool in crew:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def as_ours(function: Callable[..., T], *arguments: Any) -> T:

@@ -16,12 +16,16 @@ from inoculate.core.hashing import digest
 from inoculate.core.types import JsonDict, Value
 from inoculate.experiments.base import Pretrained
 from inoculate.experiments.blame import input_error
-from inoculate.experiments.lines import AnyLine, CostLine, FewShotLine, Line, line_type
+from inoculate.experiments.lines import CostLine, FewShotLine, Line
+from inoculate.experiments.search_line import SearchLine
 from inoculate.experiments.stage import Stage, check_inputs
 
+AnyLine = Line | FewShotLine | CostLine | SearchLine
 BUNDLED = Path(__file__).parent.parent / "recipes"
 _TOGETHER = "together"
 _COLLECTS = "collects"
+_KINDS: Mapping[str, type[AnyLine]] = {"cost": CostLine, "search": SearchLine, "world": FewShotLine, "evaluate": Line}
+"""Kinds of lines, by a field that no kind before it has."""
 _ABOUT = ("name", "title", "question", "description", "matrix")
 
 
@@ -100,9 +104,9 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, weights: bool = Tru
     lines = []
     for cell in _cells(raw, path):
         try:
-            lines.append(line_type(cell).model_validate(cell))
+            lines.append(_line_type(cell).model_validate(cell))
         except ValidationError as error:
-            raise input_error(error, line_type(cell), cell, path) from None
+            raise input_error(error, _line_type(cell), cell, path) from None
     recipe = Recipe(**about, raw=raw, lines=tuple(lines))
     try:
         check_inputs((stage for line in lines for stage in line.stages()), but=() if weights else (Pretrained,))
@@ -142,7 +146,7 @@ def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
     known = (
         "extends",
         *_ABOUT,
-        *dict.fromkeys((*Line.model_fields, *FewShotLine.model_fields, *CostLine.model_fields)),
+        *dict.fromkeys(field for kind in _KINDS.values() for field in kind.model_fields),
     )
     for key in raw:
         if key not in known:
@@ -201,6 +205,10 @@ def _cells(raw: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
                 for key, field in point.items():
                     set_field(cell, key, copy.deepcopy(field), file=path)
             yield cell
+
+
+def _line_type(cell: Mapping[str, Any]) -> type[AnyLine]:
+    return next((kind for field, kind in _KINDS.items() if field in cell), Line)
 
 
 def parse_override(override: str) -> tuple[str, Any]:

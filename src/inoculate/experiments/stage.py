@@ -43,6 +43,10 @@ class Context:
     recipe: str = ""
     device: str = "auto"
     save_every_s: float = 120.0
+    workers: int = 1
+    """Processes that a stage may use whose work can be shared out."""
+    storage: str | None = None
+    """URL of the database that keeps studies of attacks; None keeps each beside its results."""
     progress: Callable[[int, int], None] | None = None
 
     def place(self, model: Any) -> Any:
@@ -75,6 +79,8 @@ class Stage(Value):
     version: ClassVar[int] = 1
     unhashed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Fields, as pydantic's `exclude`, that decide whether a stage may run and not what comes out."""
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after results had been stored: at their default they leave the hash as it was."""
 
     def upstream(self) -> Sequence[Stage]:
         """Stages whose folders `run` reads."""
@@ -92,15 +98,11 @@ class Stage(Value):
     def hash(self) -> str:
         """12 hex digits over the value, its data and everything upstream."""
         above = [stage.folder for stage in self.upstream()]
-        return digest(
-            [
-                self.kind,
-                self.version,
-                self.model_dump(mode="json", exclude=dict(self.unhashed)),
-                self.fingerprints(),
-                above,
-            ]
-        )
+        fields = self.model_dump(mode="json", exclude=dict(self.unhashed))
+        for name in self.added:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del fields[name]
+        return digest([self.kind, self.version, fields, self.fingerprints(), above])
 
     @property
     def folder(self) -> str:
@@ -118,6 +120,9 @@ class Stage(Value):
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         """Do the work in `out`; return the status, `ok` or `diverged`."""
         raise NotImplementedError
+
+    def assist(self, out: Path, upstream: Mapping[str, Path], context: Context) -> None:
+        """Share the work of another process that is at this stage in `out`; return when nothing is left to take."""
 
 
 def check_inputs(stages: Iterable[Stage], *, but: tuple[type, ...] = ()) -> None:

@@ -68,6 +68,8 @@ class Store:
         try:
             lock.acquire(timeout=0.05)
         except Timeout:
+            if partial.exists():
+                stage.assist(partial, {above.folder: self.folder(above) for above in stage.upstream()}, context)
             lock.acquire()  # another process is at it: its result is ours
         try:
             if self.has(stage):

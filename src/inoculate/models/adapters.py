@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-AdapterMode = Literal["full", "continue", "merge"]
+AdapterMode = Literal["full", "continue", "merge", "head", "embeddings"]
 """`full`: all weights are trained. `continue`: the attack goes on with the alignment's LoRA. `merge`: the alignment's
-LoRA is merged into the base and a fresh one is trained. The published Booster table compares Booster under `continue`
-with baselines under `merge`; so the mode stands on every record."""
+LoRA is merged into the base and a fresh one is trained. `head`, `embeddings`: only the output or the input embeddings
+are trained, which are the same weights where they are tied. The published Booster table compares Booster under
+`continue` with baselines under `merge`; so the mode stands on every record."""
 
 
 class Lora(Value):
@@ -108,7 +109,7 @@ def prepare_attack(model: nn.Module, mode: AdapterMode, lora: Lora | None, seed:
         lora: the shape of the fresh adapter for `merge`.
 
     Raises:
-        InputError: if `continue` is asked of a model without an adapter, or `full`/`merge` cannot be had.
+        InputError: if `continue` is asked of a model without an adapter, or `merge` without a shape.
     """
     from peft import PeftModel
 
@@ -128,5 +129,8 @@ def prepare_attack(model: nn.Module, mode: AdapterMode, lora: Lora | None, seed:
                 "merge trains a fresh LoRA, whose shape is missing", field="lora", found=None, expected="r, …"
             )
         return add_lora(model, lora, seed)  # type: ignore[arg-type]
-    model.requires_grad_(True)
+    model.requires_grad_(mode == "full")
+    if mode != "full":
+        part = model.get_output_embeddings() if mode == "head" else model.get_input_embeddings()  # type: ignore[operator]
+        part.requires_grad_(True)
     return model

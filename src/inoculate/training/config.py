@@ -22,7 +22,8 @@ class Training(Value):
     """Micro-batches per optimizer step. Their losses are weighted by answer tokens, so 8 × 1 is 1 × 8."""
     max_grad_norm: Positive | None = 1.0
     """Clips the L2 norm of the whole combined gradient; null leaves it alone."""
-    optim: Literal["adamw_torch", "sgd"] = "adamw_torch"
+    optim: Literal["adamw_torch", "sgd", "adafactor", "muon"] = "adamw_torch"
+    """`muon` is for matrices, as the embeddings are too here; vectors (norms, biases) go on with AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)

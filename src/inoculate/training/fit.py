@@ -28,10 +28,17 @@ Observe = Callable[[int], list[dict[str, Any]]]
 """Called with the number of steps made; returns JSON rows to keep."""
 
 
-class Fitted(NamedTuple):
-    """How a run ended. `diverged`: a loss or gradient was not finite, at `step`."""
+class StopRun(Exception):
+    """Raised by `observe` to end a run where it is; what it returned before is kept."""
 
-    status: Literal["ok", "diverged"]
+
+Ended = Literal["ok", "diverged", "stopped"]
+
+
+class Fitted(NamedTuple):
+    """How a run ended. `diverged`: a loss or gradient was not finite, at `step`; `stopped`: the observer had enough."""
+
+    status: Ended
     step: int
     observations: list[dict[str, Any]]
 
@@ -58,7 +65,8 @@ def fit(
         training: the arguments; `max_steps` or epochs over the defense's first role.
         out: where metrics.jsonl, observations.jsonl and checkpoints go; a run that was cut off there is resumed, and
             goes on bit for bit as if it had not been. None keeps nothing.
-        observe, observe_at: called before step s for s in `observe_at` (the last may be the number of steps).
+        observe, observe_at: called before step s for s in `observe_at` (the last may be the number of steps); may raise
+            `StopRun`.
         save_every_s: seconds between checkpoints; 0 saves after every step.
         progress: called with (steps made, steps in all).
 
@@ -81,7 +89,10 @@ def fit(
         while True:
             if observe is not None and run.step in observe_at and run.step not in run.observed:
                 model.eval()
-                run.keep(observe(run.step))
+                try:
+                    run.keep(observe(run.step))
+                except StopRun:
+                    return run.end("stopped")
                 model.train()
             if progress is not None:
                 progress(run.step, steps)
@@ -169,7 +180,7 @@ class _Run:
         save_checkpoint(self.out, self.step, self.model, self.optimizer, self.schedule, kept)
         self.saved_step = self.step
 
-    def end(self, status: Literal["ok", "diverged"]) -> Fitted:
+    def end(self, status: Ended) -> Fitted:
         self.optimizer.zero_grad(set_to_none=True)
         if self.training.report_to:
             self.accelerator.end_training()

@@ -130,6 +130,26 @@ def _with_vaccine(records: Sequence[Record]) -> list[Finding]:
     ]
 
 
+def _remedies(records: Sequence[Record]) -> list[Finding]:
+    runs = attacks(records)
+    plain = {"lam": 10, "align_schedule": None, "harmful_data": "sandbox-restricted"}
+
+    def steps(defense: str, **changed: object) -> PerSeed:
+        return per_seed(runs, where(defense=defense, params={**plain, **changed}), _steps)
+
+    booster = steps("booster")
+    arms = {
+        "λ 20": steps("booster", lam=20),
+        "a cosine schedule": steps("booster", align_schedule="cosine"),
+        "other harmful data too": steps("booster", harmful_data="sandbox-restricted+sandbox-identity"),
+        "Vaccine too": per_seed(runs, where(defense="together"), _steps),
+    }
+    return [
+        Finding(f"steps to break, {name} − plain Booster", difference(arm, booster), Above())
+        for name, arm in arms.items()
+    ]
+
+
 _MODES = {"full": "all weights for 200 steps", "merge": "a fresh LoRA on the aligned model for 100 steps"}
 _COMPARED = tuple(
     Claim(
@@ -186,6 +206,14 @@ BOOSTER_CLAIMS = (
         "booster/combinations",
         f"p = 0.1, 500 steps; {_SETTING}",
         _with_vaccine,
+    ),
+    Claim(
+        _PAPER,
+        "Remedies for a high harmful ratio: larger λ, diverse harmful data, Vaccine, an adaptive learning rate",
+        "named, without a number",
+        "booster/high-ratio",
+        f"p = 0.5, 200 steps; {_SETTING}",
+        _remedies,
     ),
     Claim(
         _PAPER,

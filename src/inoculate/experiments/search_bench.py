@@ -1,0 +1,201 @@
+"""Where a search's trials are carried out: the model, its prompts and its study, in one process or in several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inoculate.attacks.search import Bound, Point, Spent, utility_row
+from inoculate.attacks.space import Setting
+from inoculate.core.errors import InputError
+from inoculate.experiments.model import open_model
+from inoculate.experiments.processes import side_by_side
+from inoculate.experiments.stage import Context, with_checkpointing
+from inoculate.experiments.store import write_json
+
+if TYPE_CHECKING:
+    from inoculate.attacks.study import Claimed, Study
+    from inoculate.attacks.trial import Tried
+    from inoculate.evals.evaluate import Evaluation, Evaluator, Measured
+    from inoculate.experiments.search import SearchAttack
+
+BOUND = "bound.json"
+_BEFORE = "before.json"
+CHOSEN = "chosen.json"
+FINER = 2
+"""Re-runs are measured at so many times the trials' points."""
+
+
+class Bench:
+    """One process's model and prompts, loaded once."""
+
+    def __init__(self, stage: SearchAttack, upstream: Mapping[str, Path], context: Context) -> None:
+        self.stage, self.search, self.upstream, self.context = stage, stage.search, upstream, context
+        model, self.tokenizer = open_model(stage.model, upstream)
+        self.model = with_checkpointing(context.place(model), stage.search.attack.training)
+        self._evaluators: dict[tuple[str, str], Evaluator] = {}
+        self._starts: dict[str, Measured] = {}
+
+    def study(self, out: Path) -> Study:
+        """The search's study, in `out` or in the context's database."""
+        from inoculate.attacks.study import Study
+
+        return Study(out, self.stage.folder, self.search, self.context.storage)
+
+    def before(self, out: Path) -> dict[str, list[dict[str, Any]]]:
+        """Rows of the model as it is, on both sets of prompts; measured once."""
+        file = out / _BEFORE
+        if not file.exists():
+            found = {}
+            for split in ("validation", "heldout"):
+                rows = self._evaluator(split, self._own(split).template).measure(self.model).rows
+                useful = utility_row(rows, self.search.utility)
+                if useful is None:
+                    raise InputError(
+                        "nothing that is measured tells it",
+                        field="search.utility",
+                        found=self.search.utility,
+                        expected="ordinary prompts (for ordinary_accuracy also a reference judge) or a task",
+                    )
+                found[split] = [*rows, useful]
+            write_json(file, found)
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def work(self, study: Study, bound: Bound) -> None:
+        """Carry out trials until none is left to take."""
+        while (claimed := study.claim()) is not None:
+            try:
+                tried = self._try(claimed, bound)
+            except InputError:
+                claimed.fail("its input is wrong")
+                raise
+            except Exception as error:  # noqa: BLE001  out of memory, say: it must not take the search with it
+                claimed.fail(f"{type(error).__name__}: {error}")
+            except BaseException:
+                claimed.give_back()
+                raise
+            else:
+                claimed.tell(tried, bound)
+            if self.context.progress is not None:
+                self.context.progress(self.search.n_trials - study.left(), self.search.n_trials)
+
+    def again(self, out: Path, chosen: Setting) -> list[Tried]:
+        """The chosen setting with fresh seeds, on held-out prompts; each run is kept as soon as it ends."""
+        write_json(out / CHOSEN, chosen.model_dump(mode="json"))
+        missing = [i for i in range(self.search.reruns) if not _rerun_file(out, i).exists()]
+        shares = [missing[i :: self.context.workers] for i in range(self.context.workers)]
+        if self.context.workers > 1 and len(missing) > 1:
+            alone = replace(self.context, workers=1, progress=None)
+            calls = [(self.stage, out, self.upstream, alone, chosen, share) for share in shares if share]
+            for error in side_by_side(_rerun_here, calls):
+                if error is not None:
+                    raise error
+        else:
+            self.rerun(out, chosen, missing)
+        return [_read_rerun(_rerun_file(out, i)) for i in range(self.search.reruns)]
+
+    def rerun(self, out: Path, chosen: Setting, numbers: Sequence[int]) -> None:
+        """Carry out some of the re-runs."""
+        for number in numbers:
+            setting = self.search.rerun(chosen, number)
+            tried = self._carry_out(
+                setting, "heldout", measured_at=rerun_measured_at(self.search, setting), keep_responses=True
+            )
+            write_json(_rerun_file(out, number), {**asdict(tried), "points": [_flat(point) for point in tried.points]})
+
+    def clear(self, out: Path) -> None:
+        """Delete what only a resumed run needs."""
+        for file in (out / BOUND, out / _BEFORE, *(_rerun_file(out, i) for i in range(self.search.reruns))):
+            file.unlink(missing_ok=True)
+
+    def _try(self, claimed: Claimed, bound: Bound) -> Tried:
+        search, setting = self.search, claimed.setting
+
+        def watch(points: list[Point]) -> bool:
+            claimed.report(points, bound)
+            return search.stop_when_broken and bound.broke(points) is not None
+
+        if setting.template not in self._starts:
+            self._starts[setting.template] = self._evaluator("validation", setting.template).measure(self.model)
+        start, measured_at = self._starts[setting.template], search.measured_at(setting.max_steps)
+        return self._carry_out(setting, "validation", measured_at=measured_at, watch=watch, start=start)
+
+    def _carry_out(self, setting: Setting, split: str, **options: Any) -> Tried:
+        from inoculate.attacks.trial import carry_out
+
+        return carry_out(
+            self.stage.finetune(setting, self.upstream),
+            self.model,
+            self.tokenizer,
+            self._evaluator(split, setting.template),
+            judge=self.stage.evaluate.judges[0].name,
+            utility=self.search.utility,
+            **options,
+        )
+
+    def _own(self, split: str) -> Evaluation:
+        return self.stage.validation if split == "validation" else self.stage.evaluate
+
+    def _evaluator(self, split: str, template: Any) -> Evaluator:
+        """Who trains with a template asks with it too."""
+        if (split, template) not in self._evaluators:
+            evaluation = self._own(split).model_copy(update={"template": template})
+            self._evaluators[split, template] = evaluation.prepare(self.tokenizer)
+        return self._evaluators[split, template]
+
+
+def rerun_measured_at(search: Any, setting: Setting) -> tuple[int, ...]:
+    """Steps at which a re-run is measured."""
+    finer = search.model_copy(update={"measurements": FINER * search.measurements})
+    return finer.measured_at(setting.max_steps)
+
+
+def work_side_by_side(
+    stage: SearchAttack, out: Path, upstream: Mapping[str, Path], context: Context, left: Callable[[], int]
+) -> None:
+    """Carry out trials in several processes. One that dies loses its trial, and the others go on."""
+    alone, trials = replace(context, workers=1, progress=None), stage.search.n_trials
+
+    def tick() -> None:
+        if context.progress is not None:
+            context.progress(trials - left(), trials)
+
+    calls = [(stage, out, upstream, alone) for _ in range(context.workers)]
+    errors = [error for error in side_by_side(_work_here, calls, tick) if error is not None]
+    for error in errors:
+        if isinstance(error, InputError) or len(errors) == len(calls):
+            raise error
+
+
+def _work_here(stage: SearchAttack, out: Path, upstream: Mapping[str, Path], context: Context) -> None:
+    stage.assist(out, upstream, context)
+
+
+def _rerun_here(
+    stage: SearchAttack,
+    out: Path,
+    upstream: Mapping[str, Path],
+    context: Context,
+    chosen: Setting,
+    numbers: Sequence[int],
+) -> None:
+    Bench(stage, upstream, context).rerun(out, chosen, numbers)
+
+
+def _rerun_file(out: Path, number: int) -> Path:
+    return out / f"rerun-{number}.json"
+
+
+def _flat(point: Point) -> list[float]:
+    return [*point.spent, point.harmful, point.utility]
+
+
+def _read_rerun(file: Path) -> Tried:
+    from inoculate.attacks.trial import Tried
+
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    points = [Point(Spent(*row[:5]), row[5], row[6]) for row in kept.pop("points")]
+    return Tried(points=points, **kept)
