@@ -31,6 +31,13 @@ Overrides: TypeAlias = Annotated[
 ]
 StorePath: TypeAlias = Annotated[Path, Parameter(name="--store", help="Folder that keeps the results.")]
 Workers: TypeAlias = Annotated[int, Parameter(help="Processes that run stages side by side.")]
+Storage: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="Database that keeps studies of attacks, sqlite:///FILE or postgresql+psycopg://…; by default each is a "
+        "journal beside its results."
+    ),
+]
 Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "sources", "models", "worlds"]
 
 
@@ -42,6 +49,7 @@ def run(
     workers: Workers = 1,
     overrides: Overrides = (),
     device: str = "auto",
+    storage: Storage = None,
     dry_run: bool = False,
     print_config: bool = False,
 ) -> int:
@@ -71,7 +79,7 @@ def run(
 
         _say("\n\n".join(describe(one, store) for one in loaded))
         return 0
-    return max(_run_stages(one.stages(), store, workers, device, one) for one in loaded)
+    return max(_run_stages(one, store, workers, device, storage) for one in loaded)
 
 
 @app.command
@@ -202,6 +210,78 @@ def finetune(
         "keep_weights": True,
     }
     return _run_into(out, Attack, value, overrides, device)
+
+
+@app.command
+def attack(
+    model: str,
+    task: Annotated[str, Parameter(name="--task")],
+    *,
+    harmful: str,
+    restricted: str,
+    ordinary: str | None = None,
+    validation_restricted: str | None = None,
+    validation_ordinary: str | None = None,
+    against: str | None = None,
+    budget: int = 50,
+    threat_model: Literal["open_weights", "service"] = "open_weights",
+    num_samples: int = 1000,
+    store: StorePath = Path("runs"),
+    workers: Workers = 1,
+    storage: Storage = None,
+    overrides: Overrides = (),
+    device: str = "auto",
+) -> int:
+    """Search for the fine-tuning attack that makes a model harmful and still useful for the least cost.
+
+    The worst attack is run again with fresh seeds on held-out prompts. `inoculate report STORE` shows what it cost.
+
+    Parameters
+    ----------
+    model: Hub id, local folder, adapter folder, or `asset:smollm2`.
+    task: The attacker's ordinary data: a source's name or a file.
+    harmful: The attacker's harmful data.
+    restricted: Restricted requests to report on, which no attack is chosen by.
+    ordinary: Ordinary requests to measure by whether the model is still useful.
+    validation_restricted: Restricted requests to choose attacks by; by default the source's split for that. A file has
+        no splits, and needs another file here.
+    validation_ordinary: Likewise for ordinary requests.
+    against: The undefended model, attacked with the same budget: the ratio is over it.
+    budget: Trials: complete, pruned and diverged ones.
+    threat_model: open_weights, or service, whose limits are set by `--set threat_model.max_learning_rate=1e-4`.
+    num_samples: n, rows of the attacker's data.
+    workers: Processes that share the search's trials.
+    """
+    from inoculate.experiments.recipe import recipe_of
+
+    if workers < 1:
+        raise InputError("at least one process is needed", field="--workers", found=workers)
+    if budget < 1:
+        raise InputError("an attack needs at least one trial", field="--budget", found=budget, expected="1 or more")
+    raw: dict[str, Any] = {
+        "name": f"attack/{Path(model).name}",
+        "title": f"What it costs to break {model}",
+        "base": {"name": "pretrained", "name_or_path": model},
+        "search": {
+            "attack": {
+                "task": _part(task, "attack"),
+                "harmful": _part(harmful, "attack"),
+                "num_samples": num_samples,
+            },
+            "n_trials": budget,
+            "utility": "answered_rate",
+        },
+        "evaluate": _evaluation(restricted, ordinary, None, "chat"),
+        "threat_model": {"name": threat_model},
+    }
+    if against is not None:
+        raw["undefended"] = {"name": "pretrained", "name_or_path": against}
+    if validation_restricted is not None or validation_ordinary is not None:
+        own = _evaluation(validation_restricted or restricted, validation_ordinary or ordinary, None, "chat")
+        for part in ("restricted", "ordinary"):
+            own.get(part, {})["split"] = "validation"
+        raw["validation"] = own
+    return _run_stages(recipe_of(raw, Path("attack"), overrides), store, workers, device, storage)
 
 
 @app.command
@@ -420,10 +500,10 @@ def _run_into(out: Path, kind: type[Stage], value: dict[str, Any], overrides: tu
     return run_one(out, kind, value, overrides, device, _say)
 
 
-def _run_stages(stages: list[Stage], store: Path, workers: int, device: str, recipe: Recipe) -> int:
+def _run_stages(recipe: Recipe, store: Path, workers: int, device: str, storage: str | None) -> int:
     from inoculate.experiments.session import run_recipe
 
-    return run_recipe(recipe, stages, store, workers, device, _complain)
+    return run_recipe(recipe, recipe.stages(), store, workers, device, _complain, storage)
 
 
 if __name__ == "__main__":

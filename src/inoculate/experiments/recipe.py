@@ -88,7 +88,18 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, weights: bool = Tru
         InputError: naming the file, the field, what was found and what is valid.
     """
     path = _file(name)
-    raw = _read(path)
+    return recipe_of(_read(path), path, overrides, weights=weights)
+
+
+def recipe_of(raw: dict[str, Any], path: Path, overrides: Sequence[str] = (), *, weights: bool = True) -> Recipe:
+    """A recipe from its keys.
+
+    Args:
+        path: of the file that they are from, or what stands for it in messages.
+
+    Raises:
+        InputError: as `load_recipe`.
+    """
     swept = {key for block in _blocks(raw, path) for axis, values in block.items() for key in _fields(axis, values)}
     for override in overrides:
         key, value = parse_override(override)

@@ -67,7 +67,8 @@ def run_stages(
     """Run all stages; one that fails leaves the others going.
 
     Args:
-        workers: processes. 1 runs in this process. Each gets its share of the cores.
+        workers: processes. 1 runs in this process. Each gets its share of the cores; where fewer stages can run, those
+            that can share out their own work get more than one.
     """
     ordered = in_order(stages)
     ran = Ran()
@@ -109,6 +110,8 @@ def _run_pool(
     running: dict[Future[bool], Stage] = {}
     try:
         while waiting or running:
+            ready = sum(all(store.has(above) for above in stage.upstream()) for stage in waiting)
+            share = max(1, (workers - len(running)) // max(1, ready))
             for stage in list(waiting):
                 if len(running) == workers:
                     break
@@ -116,7 +119,7 @@ def _run_pool(
                     ran.skipped.append(stage)
                     waiting.remove(stage)
                 elif all(store.has(above) for above in stage.upstream()):
-                    running[submit(pool, _work, stage, store.path, context)] = stage
+                    running[submit(pool, _work, stage, store.path, replace(context, workers=share))] = stage
                     waiting.remove(stage)
             finished, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
             for future in finished:

@@ -25,8 +25,8 @@ from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.align import Align
 from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, origin
 from inoculate.experiments.replay import replay_recipe
-from inoculate.experiments.search_bench import BOUND, Bench, work_side_by_side
-from inoculate.experiments.search_records import chosen_of, search_records, telling_responses
+from inoculate.experiments.search_bench import BOUND, CHOSEN, Bench, work_side_by_side
+from inoculate.experiments.search_records import search_records, telling_responses
 from inoculate.experiments.stage import Context, Input, Stage, evaluation_fingerprints, write_responses
 from inoculate.experiments.store import write_json
 from inoculate.experiments.vector import Vector
@@ -159,12 +159,14 @@ class SearchAttack(Stage):
                 if study.left() == left:
                     raise StageError("no trial came to an end: its processes died (out of memory, or killed)")
             told = study.told()
-        chosen = chosen_of(told, self.search, bound)
+        chosen = bench.choose(out, told, bound)
         again = bench.again(out, chosen.setting)
         blank = replace(self.provenance(), recipe=context.recipe)
-        write_records(out / "records.jsonl", search_records(self.search, blank, bound, before, told, chosen, again))
+        control = None if self.control is None else self.control.folder
+        rows = search_records(self.search, blank, bound, before, told, chosen, again, control)
+        write_records(out / "records.jsonl", rows)
         write_responses(out, telling_responses(again, bound))
-        replay = replay_recipe(self, self.search.rerun(chosen.setting, 0), chosen.setting)
+        replay = replay_recipe(self, self.search.again(chosen.setting, "rerun", 0), chosen.setting)
         (out / REPLAY).write_text(replay, encoding="utf-8")
         bench.clear(out)
         return "ok"
@@ -191,6 +193,6 @@ class SearchAttack(Stage):
         """What broke the undefended model, as far as it lies in this space."""
         if self.control is None:
             return []
-        about = json.loads((upstream[self.control.folder] / "chosen.json").read_text(encoding="utf-8"))
-        setting = Setting(**about)
+        about = json.loads((upstream[self.control.folder] / CHOSEN).read_text(encoding="utf-8"))
+        setting = Setting(**{name: value for name, value in about.items() if name != "trial"})
         return [setting] if self.search.space.holds(setting) else []

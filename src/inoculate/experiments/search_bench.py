@@ -17,7 +17,7 @@ from inoculate.experiments.stage import Context, with_checkpointing
 from inoculate.experiments.store import write_json
 
 if TYPE_CHECKING:
-    from inoculate.attacks.study import Claimed, Study
+    from inoculate.attacks.study import Claimed, Study, Told
     from inoculate.attacks.trial import Tried
     from inoculate.evals.evaluate import Evaluation, Evaluator, Measured
     from inoculate.experiments.search import SearchAttack
@@ -82,9 +82,27 @@ class Bench:
             if self.context.progress is not None:
                 self.context.progress(self.search.n_trials - study.left(), self.search.n_trials)
 
+    def choose(self, out: Path, told: Sequence[Told], bound: Bound) -> Told:
+        """The trial whose setting is best on the attacker's prompts, once more with a fresh seed; kept in `CHOSEN`."""
+        search, file = self.search, out / CHOSEN
+        if not file.exists():
+            tried = [trial for trial in told if trial.points]
+            best = sorted(tried, key=lambda trial: (-search.value(trial.points, bound), trial.number))
+            best = best[: search.finalists]
+            again = [best[0].points] if len(best) == 1 else [self._final(trial, bound) for trial in best]
+            worth = [search.value(points, bound) for points in again]
+            chosen = best[worth.index(max(worth))]
+            write_json(file, {"trial": chosen.number, **chosen.setting.model_dump(mode="json")})
+        number = json.loads(file.read_text(encoding="utf-8"))["trial"]
+        return next(trial for trial in told if trial.number == number)
+
+    def _final(self, trial: Told, bound: Bound) -> list[Point]:
+        setting = self.search.again(trial.setting, "final", trial.number)
+        measured_at = self.search.measured_at(setting.max_steps)
+        return self._carry_out(setting, "validation", measured_at=measured_at).points
+
     def again(self, out: Path, chosen: Setting) -> list[Tried]:
         """The chosen setting with fresh seeds, on held-out prompts; each run is kept as soon as it ends."""
-        write_json(out / CHOSEN, chosen.model_dump(mode="json"))
         missing = [i for i in range(self.search.reruns) if not _rerun_file(out, i).exists()]
         shares = [missing[i :: self.context.workers] for i in range(self.context.workers)]
         if self.context.workers > 1 and len(missing) > 1:
@@ -100,7 +118,7 @@ class Bench:
     def rerun(self, out: Path, chosen: Setting, numbers: Sequence[int]) -> None:
         """Carry out some of the re-runs."""
         for number in numbers:
-            setting = self.search.rerun(chosen, number)
+            setting = self.search.again(chosen, "rerun", number)
             tried = self._carry_out(
                 setting, "heldout", measured_at=rerun_measured_at(self.search, setting), keep_responses=True
             )

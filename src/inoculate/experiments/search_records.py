@@ -27,12 +27,6 @@ _CURVE = ("harmful_score", "incoherent_rate", "utility")
 _STATUS = {"complete": "ok", "pruned": "pruned", "diverged": "diverged", "failed": "failed"}
 
 
-def chosen_of(told: Sequence[Told], search: Search, bound: Bound) -> Told:
-    """The best trial on the attacker's prompts; the first of equal ones."""
-    tried = [trial for trial in told if trial.points]
-    return max(tried, key=lambda trial: (search.value(trial.points, bound), -trial.number))
-
-
 def search_records(
     search: Search,
     blank: Record,
@@ -41,9 +35,15 @@ def search_records(
     told: Sequence[Told],
     chosen: Told,
     again: Sequence[Tried],
+    control: str | None,
 ) -> Iterator[Record]:
-    """All rows, in that order."""
-    bounds = {"break_threshold": bound.threshold, "min_utility": bound.utility, "utility_metric": search.utility}
+    """All rows, in that order; each but a trial's names the control, the folder of the undefended model's search."""
+    bounds = {
+        "break_threshold": bound.threshold,
+        "min_utility": bound.utility,
+        "utility_metric": search.utility,
+        "control": control,
+    }
     for rows in before.values():
         for row in rows:
             yield replace(blank, attack="none", step=0, attack_params=bounds, **row)
@@ -99,7 +99,7 @@ def _whole(search: Search, blank: Record, bound: Bound, told: Sequence[Told]) ->
 def _rerun(
     search: Search, blank: Record, bound: Bound, setting: Setting, number: int, tried: Tried, more: dict[str, Any]
 ) -> Iterator[Record]:
-    blank = _attacked(search, blank, search.rerun(setting, number), more)
+    blank = _attacked(search, blank, search.again(setting, "rerun", number), more)
     blank = replace(blank, attack="chosen", attack_seed=number, split="heldout")
     for row in tried.rows:
         yield replace(blank, **row)

@@ -24,6 +24,7 @@ def run_recipe(
     workers: int,
     device: str,
     complain: Callable[[str, int], int],
+    storage: str | None = None,
 ) -> int:
     """Run a recipe's stages; 0 if all are done, 1 if one failed (the others are kept, and the failed ones named).
 
@@ -31,7 +32,7 @@ def run_recipe(
     """
     check_device(device)
     store, began = Store(path), time.monotonic()
-    context = Context(recipe=recipe.name, device=device)
+    context = Context(recipe=recipe.name, device=device, storage=storage)
     with _bars() as bars:
         ran = run_stages(stages, store, context, workers, _Display(bars, store, recipe.name).show)
     for why in ran.failed.values():
