@@ -19,6 +19,7 @@ from inoculate.attacks.space import Setting, Space
 from inoculate.core.seeds import derive
 from inoculate.core.types import Rate, Value
 from inoculate.models.adapters import Lora
+from inoculate.training.config import Training
 
 CostAxis: TypeAlias = Literal["steps", "samples", "tokens", "flops", "wall_s"]
 UtilityMetric: TypeAlias = Literal["ordinary_accuracy", "answered_rate", "finetune_accuracy"]
@@ -114,19 +115,20 @@ class Search(Value):
         for i, setting in enumerate(self.warm_starts):
             if not self.space.holds(setting):
                 raise ValueError(f"warm_starts.{i} lies outside the space")
-        for name, value, default in self._searched():
-            if value != default:
+        for name, value, defaults in self._searched():
+            if value not in defaults:
                 raise ValueError(f"attack.{name} has no effect: it is searched (`space`)")
         self.corners()  # so that what no setting can be is found before any work
         return self
 
-    def _searched(self) -> Iterator[tuple[str, Any, Any]]:
-        """Fields of the attack that every setting replaces: name, value, default."""
+    def _searched(self) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+        """Fields of the attack that every setting replaces: name, value, and what it is when nobody gave it."""
+        attack, usual = self.attack, (Finetune.model_fields["training"].default, Training())
         for name in ("adapter_mode", "lora", "poison_ratio", "template", "seed"):
-            yield name, getattr(self.attack, name), Finetune.model_fields[name].default
-        usual = Finetune.model_fields["training"].default
+            benign = (0.0,) if name == "poison_ratio" and attack.harmful is None else ()
+            yield name, getattr(attack, name), (Finetune.model_fields[name].default, *benign)
         for name in ("learning_rate", "max_steps", "per_device_train_batch_size", "optim", "lr_scheduler_type", "seed"):
-            yield f"training.{name}", getattr(self.attack.training, name), getattr(usual, name)
+            yield f"training.{name}", getattr(attack.training, name), tuple(getattr(one, name) for one in usual)
 
     def finetune(self, setting: Setting) -> Finetune:
         """The attack that a setting stands for.
