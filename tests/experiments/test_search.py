@@ -195,6 +195,7 @@ def test_workers_share_one_search(ran, tmp_path):
             r"over the limit that the service sets.*found 0\.01.*at most 0\.001",
         ),
         ({"search": {**LINE["search"], "space": {"adapter_mode": ["fulll"]}}}, "adapter_mode"),
+        ({"search": {**LINE["search"], "space": {"adapter_mode": ["continue"]}}}, "no adapter to go on with"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(tmp_path, changes, told):

@@ -107,6 +107,10 @@ class SearchLine(Value):
             if isinstance(self.base, Sandbox):
                 raise InputError("the sandbox's base answers everything: there is nothing to attack", field="align")
             return self.base
+        if align.lora is None and "continue" in self.search.space.adapter_mode:
+            raise InputError(
+                "the alignment leaves no adapter to go on with", field="search.space.adapter_mode", found="continue"
+            )
         data = filled(align.data, align.defense, "align.data")
         return Align(base=self.base, defense=align.defense, data=data, training=align.training, lora=align.lora)
 
