@@ -41,6 +41,14 @@ def test_against_all_resamples(level):
     assert apart.interval == pytest.approx(np.quantile(draws, ends))
 
 
+def test_unequal_numbers_of_seeds_are_drawn_apart():
+    """Only seeds vary: the variances of 5 of 10 and of 4 of 9 add up."""
+    a, b = [[True]] * 5 + [[False]] * 5, [[True]] * 4 + [[False]] * 5
+    half = 1.96 * np.sqrt(0.25 / 10 + 20 / 81 / 9)
+    found = bootstrap_difference(a, b, resamples=20_000)
+    assert found.interval == pytest.approx((found.value - half, found.value + half), abs=0.03)
+
+
 def test_the_same_seed_is_the_same_interval():
     assert bootstrap_rate(SEEN.tolist(), resamples=50) == bootstrap_rate(SEEN.tolist(), resamples=50)
     assert bootstrap_rate(SEEN.tolist(), resamples=50) != bootstrap_rate(SEEN.tolist(), resamples=50, seed=1)
