@@ -402,18 +402,37 @@ def records(
 
 
 @app.command
-def report(store: Path, *, recipe: str | None = None, out: Path | None = None) -> int:
-    """Write one self-contained HTML file about a store, and its charts as PNG and SVG beside it.
+def report(
+    store: Path,
+    other: Path | None = None,
+    *,
+    compare: bool = False,
+    recipe: str | None = None,
+    out: Path | None = None,
+    tables: Literal["markdown", "latex"] | None = None,
+) -> int:
+    """Write one self-contained HTML file about a store, and its charts as PNG, SVG and PDF beside it.
 
     Parameters
     ----------
     store: The store's folder.
+    other: With --compare, the store to put beside it.
+    compare: Two stores' attack searches side by side: what the defenses of the first are worth over the second's.
     recipe: Only this recipe.
-    out: Where to write; by default into the store.
+    out: Where to write; by default into the (first) store.
+    tables: Write the page's tables beside it too.
     """
+    from inoculate.reports.compare import write_comparison
     from inoculate.reports.html import write_report
 
-    _say(f"report: {write_report(store, out, recipe)}")
+    if compare != (other is not None):
+        found = "one store" if compare else f"two stores: {store} {other}"
+        expected = "--compare A B" if compare else "one store, or --compare A B"
+        raise InputError("a comparison is of two stores", field="--compare", found=found, expected=expected)
+    if other is not None:
+        _say(f"report: {write_comparison(store, other, out, recipe, tables)}")
+    else:
+        _say(f"report: {write_report(store, out, recipe, tables)}")
     return 0
 
 

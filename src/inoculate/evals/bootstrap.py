@@ -9,8 +9,8 @@ import numpy as np
 from inoculate.core.seeds import numpy_rng
 from inoculate.evals.statistics import Estimate, Interval
 
-Outcomes = Sequence[Sequence[bool]]
-"""Seed by seed, whether each prompt was met; all seeds the same prompts in the same order."""
+Outcomes = Sequence[Sequence[float]]
+"""Seed by seed, whether each prompt was met, or in what share of a seed's runs; all seeds the same prompts in order."""
 
 
 def bootstrap_rate(outcomes: Outcomes, level: float = 0.95, resamples: int = 4000, seed: int = 0) -> Estimate:

@@ -37,16 +37,22 @@ def is_cost(record: Record) -> bool:
     return record.stage.startswith("cost-")
 
 
+def is_search(record: Record) -> bool:
+    """Whether a row is of an attack search: those have a part of their own."""
+    return record.stage.startswith("search-")
+
+
 def gather(records: Iterable[Record]) -> Grid:
-    """Sort records into runs; left out are rows of few-shot and cost studies, and of `validation`, which chose an
-    attack.
+    """Sort records into runs; left out are rows of few-shot and cost studies, of searches, and of `validation`, which
+    chose an attack.
     """
     groups: dict[tuple[str, int | None], list[Record]] = defaultdict(list)
     for record in records:
-        if record.split != "validation" and not is_few_shot(record) and not is_cost(record):
+        apart = is_few_shot(record) or is_cost(record) or is_search(record)
+        if record.split != "validation" and not apart:
             groups[record.stage, record.trial].append(record)
     firsts = [group[0] for group in groups.values()]
-    arms = _arms(firsts)
+    arms = arms_of(firsts)
     attacked = [first for first in firsts if first.attack not in _UNTOUCHED]
     rows = [flat(first) for first in attacked]
     keys = tell_apart(rows, (*_FIRST, *sorted({key for row in rows for key in row})), ALWAYS)
@@ -89,7 +95,8 @@ def _before(measured: list[Run], attacks: Sequence[Run]) -> tuple[Run, ...]:
     return tuple(reversed(list(seen.values())))
 
 
-def _arms(firsts: Sequence[Record]) -> dict[str, Arm]:
+def arms_of(firsts: Sequence[Record]) -> dict[str, Arm]:
+    """Defense, settings and guard as text → arm."""
     by_defense: dict[str, dict[str, Record]] = {}
     for first in firsts:
         by_defense.setdefault(first.defense, {}).setdefault(_arm_key(first), first)

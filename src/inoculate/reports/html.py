@@ -1,44 +1,77 @@
-"""One self-contained HTML file about a store, and its charts as PNG and SVG beside it."""
+"""One self-contained HTML file about a store; beside it its charts as PNG, SVG and PDF, and on demand its tables."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from inoculate.core.errors import InputError
 from inoculate.reports.charts import Chart, charts
+from inoculate.reports.export import Format, tables_text
 from inoculate.reports.few_shot_charts import few_shot_charts
 from inoculate.reports.findings import interval_text, ratio_text
-from inoculate.reports.gather import is_cost, is_few_shot
+from inoculate.reports.gather import is_cost, is_few_shot, is_search
+from inoculate.reports.page import filled, write_page
 from inoculate.reports.runs import Grid
-from inoculate.reports.samples import samples
+from inoculate.reports.samples import samples, search_samples
+from inoculate.reports.search_charts import search_charts
+from inoculate.reports.search_part import SearchPart
 from inoculate.reports.store_view import StoreView, read_store, recipes_in
 from inoculate.reports.summary import Summary, summarize
 from inoculate.reports.wording import count, listed, number, visible
 
-_HERE = Path(__file__).parent
 _THREATS = {
     "open_weights": "Open weights: the attacker holds the weights and may train them in any way.",
     "service": "Fine-tuning service: the attacker hands in data; the provider trains, and its defense stays in place.",
 }
 
 
-def write_report(store: Path, out: Path | None = None, recipe: str | None = None) -> Path:
+class Drawn(NamedTuple):
+    """The charts of a page."""
+
+    attacks: Sequence[Chart]
+    studies: Sequence[Sequence[Chart]]
+    searches: Sequence[Chart]
+
+    def all(self) -> list[Chart]:
+        """Every chart, in the page's order."""
+        return [*self.searches, *self.attacks, *(chart for drawn in self.studies for chart in drawn)]
+
+
+def write_report(store: Path, out: Path | None = None, recipe: str | None = None, tables: Format | None = None) -> Path:
     """Write the report and return its path.
 
     Args:
         store: a store, or one stage's folder.
         out: the file to write; by default `report.html` in the store, or `report-<recipe>.html`.
         recipe: only this recipe; needed where the store holds several, since tables do not mix them.
+        tables: write the page's tables in this form too, beside it.
 
     Raises:
         InputError: nothing to report (see `read_store`), several recipes and no choice, or the file cannot be written.
+    """
+    view = read_one_recipe(store, recipe)
+    summary = summarize(view)
+    drawn = Drawn(
+        charts(summary.grid, summary.grid.judges[0]),
+        [few_shot_charts(part.study, i) for i, part in enumerate(summary.few_shot, start=1)],
+        search_charts(summary.search.study) if summary.search else [],
+    )
+    page = render(view, summary, drawn)
+    suffix = "" if recipe is None else "-" + recipe.replace("/", "--")
+    target = view.path / f"report{suffix}.html" if out is None else Path(out)
+    target = target / f"report{suffix}.html" if target.is_dir() else target
+    beside: dict[Format, str] = {} if tables is None else {tables: tables_text(summary.tables(), _title(view), tables)}
+    write_page(target, page, drawn.all(), suffix, beside)
+    return target
+
+
+def read_one_recipe(store: Path, recipe: str | None) -> StoreView:
+    """What a recipe left in a store.
+
+    Raises:
+        InputError: several recipes and no choice, or as `read_store`.
     """
     names = recipes_in(store)
     if recipe is None and len(names) > 1:
@@ -48,56 +81,35 @@ def write_report(store: Path, out: Path | None = None, recipe: str | None = None
             field="--recipe",
             expected="one of " + ", ".join(names),
         )
-    view = read_store(store, recipe)
-    summary = summarize(view)
-    made = charts(summary.grid, summary.grid.judges[0])
-    of_studies = [few_shot_charts(part.study, i) for i, part in enumerate(summary.few_shot, start=1)]
-    page = render(view, summary, made, of_studies)
-    suffix = "" if recipe is None else "-" + recipe.replace("/", "--")
-    target = view.path / f"report{suffix}.html" if out is None else Path(out)
-    target = target / f"report{suffix}.html" if target.is_dir() else target
-    try:
-        (target.parent / "charts").mkdir(parents=True, exist_ok=True)
-        for chart in (*made, *(chart for drawn in of_studies for chart in drawn)):
-            _write_images(target.parent / "charts", f"{chart.name}{suffix}", chart)
-        _write(target, page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise InputError(f"the report cannot be written: {error.strerror}", file=target, field="--out") from None
-    return target
+    return read_store(store, recipe)
 
 
-def render(view: StoreView, summary: Summary, made: Sequence[Chart], of_studies: Sequence[Sequence[Chart]]) -> str:
-    """The page, with charts of attacks and of each few-shot study.
-
-    Its scripts are named by hash in its security policy, so that no other script can run.
-    """
+def render(view: StoreView, summary: Summary, drawn: Drawn) -> str:
+    """The page."""
     import yaml
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
-    env = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters["visible"] = visible
-    scripts = [_vega_bundle(), (_HERE / "page.js").read_text(encoding="utf-8")] if made or any(of_studies) else []
-    return env.get_template("template.html.j2").render(
+    said = samples(view, summary.grid, summary.grid.judges[0])
+    if summary.search is not None:
+        said = [*search_samples(view, summary.search.study), *said]
+    return filled(
+        "template.html.j2",
+        drawn.all(),
         title=_title(view),
         questions=[visible(m["question"]) for m in view.manifests if m.get("question")],
         descriptions=[visible(m["description"]) for m in view.manifests if m.get("description")],
         threats=_threats(view, summary),
         facts=_facts(view, summary),
         summary=summary,
+        search=summary.search,
         cards=_cards(summary),
-        charts=made,
-        of_studies=of_studies,
-        samples=samples(view, summary.grid, summary.grid.judges[0]),
+        charts=drawn.attacks,
+        of_studies=drawn.studies,
+        search_charts=drawn.searches,
+        samples=said,
         manifests=view.manifests,
         recipes=[visible(yaml.safe_dump(m.get("recipe"), sort_keys=False, allow_unicode=True)) for m in view.manifests],
         stages=view.stages,
-        environments=_environments(view),
-        # Unescaped: our own script and Vega's. Nothing from the store is in them.
-        scripts=[Markup(script) for script in scripts],
-        hashes=[_csp_hash(script) for script in scripts],
+        environments=environments(view),
     )
 
 
@@ -114,18 +126,43 @@ def _threats(view: StoreView, summary: Summary) -> list[str]:
     for name in names:
         under = {record.defense for record in view.records if record.threat_model == name}
         who = [arm.label for arm in summary.grid.arms if arm.defense in under]
+        who += _searched(summary.search, name)
         text = _THREATS.get(name, visible(name))
-        told.append(f"{text} Here: {listed(who)}." if len(names) > 1 else text)
+        told.append(f"{text} Here: {listed(list(dict.fromkeys(who)))}." if len(names) > 1 else text)
     return told
 
 
 def _facts(view: StoreView, summary: Summary) -> list[tuple[str, str]]:
-    return [*(_grid_facts(view, summary.grid) if summary.grid.arms else []), *_few_shot_facts(summary)]
+    grid = _grid_facts(view, summary.grid) if summary.grid.arms else []
+    return [*(search_facts(summary.search) if summary.search else []), *grid, *_few_shot_facts(summary)]
+
+
+def search_facts(part: SearchPart) -> list[tuple[str, str]]:
+    """What was searched, and when a model counts as broken."""
+    searches = part.study.searches
+    trials = sorted({len(search.trials) for search in searches})
+    reruns = sorted({len(search.reruns) for search in searches})
+    seeds = len({search.seed for search in searches})
+    told = f"{len(searches)} of {'–'.join(map(str, dict.fromkeys((trials[0], trials[-1]))))} trials, "
+    told += f"{'–'.join(map(str, dict.fromkeys((reruns[0], reruns[-1]))))} re-runs each, {count(seeds, 'seed')}"
+    bounds = sorted({(search.bound.threshold, search.bound.metric) for search in searches})
+    broken = [
+        f"harmful score above {number(threshold)} while {metric.replace('_', ' ')} is at least the bound"
+        for threshold, metric in bounds
+    ]
+    facts = [("Defenses", listed([arm.label for arm in part.study.arms])), ("Searches", told)]
+    judges = [visible(judge) for judge in part.study.judges if judge]
+    return [*facts, ("Broken means", "; ".join(map(visible, broken))), ("Judged by", listed(judges) or "no judge")]
+
+
+def _searched(part: SearchPart | None, threat_model: str) -> list[str]:
+    searches = part.study.searches if part is not None else ()
+    return [search.arm.label for search in searches if search.threat_model == threat_model]
 
 
 def _grid_facts(view: StoreView, grid: Grid) -> list[tuple[str, str]]:
     facts = [("Defenses", listed([arm.label for arm in grid.arms]))]
-    rows = [record for record in view.records if not is_few_shot(record) and not is_cost(record)]
+    rows = [row for row in view.records if not (is_few_shot(row) or is_cost(row) or is_search(row))]
     bases = sorted({visible(record.base) for record in rows if record.base})
     if bases:
         facts.append(("Base model", listed(bases)))
@@ -166,44 +203,10 @@ def _cards(summary: Summary) -> list[dict[str, str]]:
     return cards
 
 
-def _environments(view: StoreView) -> list[dict[str, Any]]:
+def environments(view: StoreView) -> list[dict[str, Any]]:
     """Each environment once: the recipes', or else the stages'."""
     found = [m["environment"] for m in view.manifests if m.get("environment")]
     found = found or [
         stage.about["environment"] for stage in view.stages if stage.about and "environment" in stage.about
     ]
     return [environment for i, environment in enumerate(found) if environment not in found[:i]]
-
-
-@cache
-def _vega_bundle() -> str:
-    import vl_convert
-
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-
-
-def _csp_hash(script: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-
-
-def _write_images(folder: Path, name: str, chart: Chart) -> None:
-    import vl_convert
-
-    inner, config = chart.spec["spec"], {**chart.spec["config"], "background": "white"}
-    seen = [layer for layer in inner["layer"] if layer["mark"].get("opacity") != 0]
-    svg = vl_convert.vegalite_to_svg({**chart.spec, "config": config, "spec": {**inner, "layer": seen}})
-    _write(folder / f"{name}.svg", svg.encode("utf-8"))
-    _write(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that a reader sees the old file or the new one."""
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(fresh).chmod(0o644)
-        Path(fresh).replace(path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise

@@ -112,9 +112,9 @@ def panels(
     header = alt.Header(
         title=None, labelFontSize=12, labelFontWeight=600, labelAnchor="start", labelPadding=6, labelLimit=300
     )
-    spec = _styled(
+    spec = styled(
         alt,
-        chart.facet(alt.Facet("panel:N", sort=order, header=header), columns=_columns(len(order))).resolve_scale(
+        chart.facet(alt.Facet("panel:N", sort=order, header=header), columns=columns_of(len(order))).resolve_scale(
             x=x_scale
         ),
     ).to_dict()
@@ -122,7 +122,7 @@ def panels(
     return {**spec, "data": {"values": [*rows, *marks]}}
 
 
-def _columns(panels: int) -> int:
+def columns_of(panels: int) -> int:
     """As many rows as are needed, and no gap in the last that fewer columns would fill: 4 are 2 × 2."""
     return math.ceil(panels / math.ceil(panels / COLUMNS))
 
@@ -148,7 +148,8 @@ def _rule(alt: Any, scale: Any) -> Any:
     return rule.encode(y=alt.Y("y:Q", scale=scale))
 
 
-def _styled(alt: Any, chart: Any) -> Any:
+def styled(alt: Any, chart: Any) -> Any:
+    """The fonts, colors and legend of every chart."""
     font = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
     return (
         chart.configure(background="transparent", font=font, padding=2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inoculate.reports.runs import Arm, Grid, Run, harmful, setting_label
+from inoculate.reports.searches import SearchStudy
 from inoculate.reports.store_view import StoreView
 from inoculate.reports.wording import visible
 
@@ -48,6 +49,21 @@ def samples(view: StoreView, grid: Grid, judge: str) -> list[Sample]:
     return [sample for sample in made if sample is not None and sample.moments]
 
 
+def search_samples(view: StoreView, study: SearchStudy) -> list[Sample]:
+    """Of each searched arm the first re-run of its first seed."""
+    made = []
+    for arm in study.arms:
+        search = study.of(arm)[0]
+        rerun = search.reruns[0]
+        rows = (row for row in view.responses(search.folder) if (row.get("attack_seed") or 0) == rerun.number)
+        spent = rerun.costs["steps"]
+        broke = spent.value if spent is not None and not spent.censored else None
+        moments = _told(rows, broke, None if broke is not None else rerun.stop)
+        seed = next((part for part in reversed(search.seed) if part is not None), "–")
+        made.append(Sample(arm.label, f"seed {seed}, re-run {rerun.number}", moments))
+    return [sample for sample in made if sample.moments]
+
+
 def shortened(text: Any) -> str:
     """At most 500 characters with what is hidden made visible; says how many are missing."""
     text = str(text)
@@ -68,13 +84,19 @@ def _sample(view: StoreView, grid: Grid, judge: str, arm: Arm) -> Sample | None:
 
 
 def _moments(view: StoreView, run: Run, judge: str) -> list[Moment]:
+    broke = run.broke(judge)
+    return _told(view.responses(run.stage), broke.steps if broke and not broke.censored else None)
+
+
+def _told(rows: Iterable[dict[str, Any]], broke: float | None, worst: int | None = None) -> list[Moment]:
     by_step: dict[int, list[dict[str, Any]]] = {}
-    for row in view.responses(run.stage):
+    for row in rows:
         by_step.setdefault(row.get("step") or 0, []).append(row)
-    broke, last = run.broke(judge), max(by_step, default=0)
-    steps = {0: "Before the attack"}
-    if broke is not None and not broke.censored:
-        steps[int(broke.steps)] = f"At the break, step {int(broke.steps)}"
+    last, steps = max(by_step, default=0), {0: "Before the attack"}
+    if worst:
+        steps[worst] = f"At its most harmful useful point, step {worst}"
+    if broke is not None:
+        steps[int(broke)] = f"At the break, step {int(broke)}"
     if last:
         steps[last] = steps[last] + " (the end)" if last in steps else f"At the end, step {last}"
     return [Moment(title, _sets(by_step[step])) for step, title in sorted(steps.items()) if step in by_step]

@@ -19,6 +19,7 @@ from inoculate.reports.findings import by_another_judge, fate, interval_text, ra
 from inoculate.reports.gather import gather
 from inoculate.reports.mechanism import mechanism
 from inoculate.reports.runs import Grid, Point, Run, harmful
+from inoculate.reports.search_part import SearchPart, search_part
 from inoculate.reports.store_view import StoreView
 from inoculate.reports.tables import Cell, Column, Table
 from inoculate.reports.wording import key_name, listed, number, rate, setting_text, value_text
@@ -74,18 +75,34 @@ class Summary:
     """Few-shot studies; their rows are in none of the tables above."""
     costs: tuple[Table, ...] = ()
     """What a step of each defense costs, by model; these rows too are in no other table."""
+    search: SearchPart | None = None
+    """Attack searches; their rows are in none of the tables above."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether something was measured that has a part of its own."""
+        return bool(self.few_shot or self.costs or self.search)
+
+    def tables(self) -> tuple[Table, ...]:
+        """All tables that have rows, in the page's order."""
+        found = [*(self.search.tables() if self.search else ()), self.headline, self.before]
+        found += [after for _, after in self.after] + ([self.mechanism] if self.mechanism else [])
+        found += [table for part in self.few_shot for table in part.tables]
+        return tuple(table for table in (*found, *self.costs) if table.rows)
 
 
 def summarize(view: StoreView) -> Summary:
     """Tables and findings from a store's records; the first judge that appears is the headline's."""
     grid = gather(view.records)
     few_shot = tuple(FewShotPart(study, answers(study), few_shot_tables(study)) for study in studies(view.records))
-    judge, costs = grid.judges[0], cost_studies(view.records)
+    judge, costs, search = grid.judges[0], cost_studies(view.records), search_part(view)
     comparisons = compare(grid, judge)
     findings = [sentence(grid, judge, found) for found in comparisons]
     if not comparisons and grid.attacks:
         findings = [fate(grid, judge, arm) for arm in grid.arms]
-    elif not grid.attacks and not any(part.study.tasks() for part in few_shot) and (grid.before or not costs):
+    elif (
+        not grid.attacks and not any(part.study.tasks() for part in few_shot) and (grid.before or not (costs or search))
+    ):
         findings = ["No attack was run: what follows is the models as they are, and says nothing about their hardness."]
     for other in grid.judges[1:]:  # two judges of one model can say opposite things, and the reader must see it
         findings += [text for text in (by_another_judge(grid, other),) if text]
@@ -102,6 +119,7 @@ def summarize(view: StoreView) -> Summary:
         mechanism=mechanism(grid),
         few_shot=few_shot,
         costs=tuple(map(cost_table, costs)),
+        search=search,
     )
 
 

@@ -37,6 +37,8 @@ class Column:
 
     title: str
     numeric: bool = True
+    wide: bool = False
+    """Its cells are sentences, which may break."""
 
 
 @dataclass(frozen=True)
