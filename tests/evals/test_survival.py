@@ -60,7 +60,8 @@ def test_against_fractions(of_runs):
     assert (math.inf if median.value is None else median.value) == exact_median(of_runs)
     assert median.broke == sum(curve.broke) == len(of_runs) - sum(censored)
     for low, s, high in zip(curve.low, curve.surviving, curve.high, strict=True):
-        assert 0 <= low <= s <= high <= 1 and (s == 0 or low < s < high)
+        assert 0 <= low <= s < high <= 1 and (s == 0 or low < s)
+    assert 0 not in curve.surviving[1:] or curve.high[-1] <= curve.high[-2]
 
 
 @given(runs, st.sampled_from([0.5, 0.8]))
@@ -85,6 +86,41 @@ def test_without_censoring_the_median_is_the_median():
     assert median_cost([3, 1, 2], [False] * 3).value == 2
     assert median_cost([4, 1, 2, 3], [False] * 4).value == 2
     assert median_cost([5, 5, 5], [False] * 3).value == 5
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("n", range(1, 12))
+def test_few_runs_say_little_however_alike(n, level):
+    """All n break at 5: the ends of the sign test. Were 5 not the median, the chance of that would be 2⁻ⁿ at most."""
+    known = 2.0**-n <= (1 - level) / 2
+    found = median_cost([5.0] * n, [False] * n, level)
+    assert found[:3] == ((5, 5, 5) if known else (5, 0, None))
+    assert kaplan_meier([5.0] * n, [False] * n, level).high[0] == pytest.approx(1 - ((1 - level) / 2) ** (1 / n))
+
+
+def test_what_was_cut_off_before_the_first_break_says_nothing_of_it():
+    """Of eight, four were cut off at 1: four that held until 5 are few. Ten that never broke are not; three are."""
+    assert median_cost([1.0] * 4 + [5.0] * 4, [True] * 4 + [False] * 4)[:2] == (5, 0)
+    assert median_cost([200.0] * 10, [True] * 10)[:3] == (None, None, None)
+    assert median_cost([200.0] * 3, [True] * 3)[:3] == (None, 0, None)
+
+
+def test_the_end_of_a_curve_counts_those_cut_off_before():
+    """Of 4, one is cut off at 1; at 2 one of 3 breaks, at 3 the other two: 2 at risk over S = ⅔ count as 3."""
+    curve = kaplan_meier([1, 2, 3, 3], [True, False, False, False], level=0.5)
+    assert curve.surviving == pytest.approx([2 / 3, 0]) and curve.low[1] == 0
+    assert curve.high[1] == pytest.approx(1 - 0.25 ** (1 / 3))
+
+
+@pytest.mark.parametrize(("n", "budget"), [(1, 9), (3, 9), (6, 9), (6, 1.2), (12, 1.2), (30, 1.2)])
+def test_the_interval_holds_the_median(n, budget):
+    """Costs with median log 2, cut at a budget: at least 92 % of 500 intervals at 95 %."""
+    held, rng = 0, np.random.default_rng(n)
+    for costs in rng.exponential(1, (500, n)):
+        found = median_cost(np.minimum(costs, budget).tolist(), (costs > budget).tolist())
+        low, high = budget if found.low is None else found.low, math.inf if found.high is None else found.high
+        held += low <= math.log(2) <= high
+    assert held >= 460
 
 
 def test_what_never_broke_has_no_median():
@@ -143,7 +179,7 @@ def test_what_held_out_is_a_lower_bound():
     assert found.value == pytest.approx(200 / median_cost(*theirs).value) and found.low > 1
 
 
-def exact_interval(ours, theirs, level=0.95):
+def exact_interval(ours, theirs, level):
     """The bootstrap's interval over all equally likely resamples, each bounding the ratio from both sides."""
     least, most = [], []
     for mine in product(ours, repeat=len(ours)):
@@ -156,6 +192,7 @@ def exact_interval(ours, theirs, level=0.95):
     return [sorted(of)[math.ceil(len(of) * end) - 1] for of, end in zip((least, most), ends, strict=True)]
 
 
+@pytest.mark.parametrize("level", [0.6, 0.7])
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -164,14 +201,15 @@ def exact_interval(ours, theirs, level=0.95):
         ([(90, True), (80, True), (90, True)], [(5, False), (10, False), (30, False)]),
         ([(40, False), (60, False), (90, False)], [(5, False), (10, False), (90, True)]),
         ([(40, False), (90, True), (90, True)], [(5, False), (10, False), (90, True)]),
+        ([(40, False), (60, False), (90, True)], [(5, False), (10, False), (90, True)]),
         ([(90, True), (90, True), (90, True)], [(5, False), (10, False), (90, True)]),
         ([(40, False), (60, False), (90, False)], [(0, False), (10, False), (30, False)]),
     ],
 )
-def test_against_all_resamples(ours, theirs):
+def test_against_all_resamples(ours, theirs, level):
     arms = [tuple(map(list, zip(*arm, strict=True))) for arm in (ours, theirs)]
-    found = cost_ratio(arms[0], arms[1], level=0.7, resamples=20_000)
-    low, high = exact_interval(ours, theirs, level=0.7)
+    found = cost_ratio(arms[0], arms[1], level=level, resamples=20_000)
+    low, high = exact_interval(ours, theirs, level)
     assert (found.low, math.inf if found.high is None else found.high) == (low, high)
     assert found.at_least == (exact_median(ours) == math.inf)
 
@@ -192,6 +230,13 @@ def test_shared_seeds_are_drawn_together():
     assert paired == (4, 4, 4, False)
     apart = cost_ratio(*arms, ([f"other {s}" for s in seeds], seeds))
     assert apart.low is not None and apart.high is not None and apart.low < 2 and apart.high > 8
+
+
+def test_a_seed_brings_all_its_runs():
+    """Seed a has three runs at 100, b one at 10. Of aa, ab, ba and bb, only bb has its median at 10: a quarter."""
+    arms = ([100.0, 100, 100, 10], [False] * 4), ([1.0], [False])
+    found = [cost_ratio(*arms, ("aaab", "c"), level=level).low for level in (0.4, 0.6)]
+    assert found == [100, 10]
 
 
 @pytest.mark.parametrize("wrong", [{"level": 0}, {"level": 1}, {"resamples": 0}, {"clusters": ([1, 2], [1])}])
