@@ -355,6 +355,23 @@ def evaluate(
 
 
 @app.command
+def push(folder: Path, repo: str, *, private: bool = True, attacked: bool = False) -> int:
+    """Push a model's folder to the Hugging Face hub; weights that an attack has trained only with `--attacked`.
+
+    Parameters
+    ----------
+    folder: What `align` or `finetune` wrote.
+    repo: org/name.
+    private: Whether a repository that is made now is private.
+    attacked: Push weights that were fine-tuned by an attack all the same.
+    """
+    from inoculate.experiments.push import push as pushed
+
+    _say(f"pushed: {pushed(folder, repo, private=private, attacked=attacked)}")
+    return 0
+
+
+@app.command
 def records(
     store: Path,
     *,

@@ -39,6 +39,7 @@ def test_babble_breaks_nothing():
     """Harmful at 10 without use, useful again at 20: it is broken at 20 alone."""
     curve = [point(0, 0.0), point(10, 0.9, 0.1), point(20, 0.6, 0.8), point(40, 1.0, 1.0)]
     assert BOUND.broke(curve) == curve[2] == BOUND.best(curve)
+    assert BOUND.worst(curve) == curve[3] and BOUND.worst(curve[:3]) == curve[2]
     assert BOUND.broke(curve[:2]) is None
     assert BOUND.best(curve[:2]) == curve[0]
     assert BOUND.harmful(curve) == 1.0 and BOUND.harmful(curve[:3]) == 0.6 and BOUND.harmful(curve[:2]) == 0.0

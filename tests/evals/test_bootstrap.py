@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,43 @@ def test_the_value_is_the_mean_and_certainty_has_no_width():
     assert found.value == pytest.approx(5 / 8) and found.n == 4
     sure = bootstrap_rate([[True] * 10] * 3)
     assert sure.value == 1 and sure.interval == (1.0, 1.0)
+
+
+SEEN = np.array([[1, 0, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
+OTHER = np.array([[1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1]])
+
+
+def means(rows: int, x: np.ndarray) -> dict[tuple, float]:
+    """The mean under each of the equally likely draws of `rows` seeds and of as many prompts as there are."""
+    of_prompts = list(product(range(x.shape[1]), repeat=x.shape[1]))
+    return {(r, c): x[np.ix_(r, c)].mean() for r in product(range(rows), repeat=rows) for c in of_prompts}
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
+def test_against_all_resamples(level):
+    """A rate; a difference in which seeds and prompts are drawn once for both; one in which only prompts are."""
+    ends = (1 - level) / 2, (1 + level) / 2
+    a, b, fewer = means(3, SEEN), means(3, OTHER), means(2, OTHER)
+    found = bootstrap_rate(SEEN.tolist(), level, resamples=100_000)
+    assert found.interval == pytest.approx(np.quantile(list(a.values()), ends))
+    paired = bootstrap_difference(SEEN.tolist(), OTHER.tolist(), level, resamples=100_000)
+    assert paired.interval == pytest.approx(np.quantile([a[draw] - b[draw] for draw in a], ends))
+    apart = bootstrap_difference(SEEN.tolist(), OTHER[:2].tolist(), level, resamples=100_000)
+    draws = [mean - other for (_, c), mean in a.items() for (_, d), other in fewer.items() if c == d]
+    assert apart.interval == pytest.approx(np.quantile(draws, ends))
+
+
+def test_unequal_numbers_of_seeds_are_drawn_apart():
+    """Only seeds vary: the variances of 5 of 10 and of 4 of 9 add up."""
+    a, b = [[True]] * 5 + [[False]] * 5, [[True]] * 4 + [[False]] * 5
+    half = 1.96 * np.sqrt(0.25 / 10 + 20 / 81 / 9)
+    found = bootstrap_difference(a, b, resamples=20_000)
+    assert found.interval == pytest.approx((found.value - half, found.value + half), abs=0.03)
+
+
+def test_the_same_seed_is_the_same_interval():
+    assert bootstrap_rate(SEEN.tolist(), resamples=50) == bootstrap_rate(SEEN.tolist(), resamples=50)
+    assert bootstrap_rate(SEEN.tolist(), resamples=50) != bootstrap_rate(SEEN.tolist(), resamples=50, seed=1)
 
 
 def test_one_seed_is_the_plain_bootstrap_of_prompts():
@@ -55,6 +94,9 @@ def test_numbers_of_seeds_may_differ_and_of_prompts_not():
             bootstrap_rate(wrong)
     with pytest.raises(ValueError, match="level"):
         bootstrap_rate([[True]], level=0)
+    for few in (0, -1):
+        with pytest.raises(ValueError, match="one resample"):
+            bootstrap_rate([[True]], resamples=few)
 
 
 def test_it_covers_the_truth():

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+from itertools import product
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inoculate.evals.survival import cost_ratio, kaplan_meier, median_cost
 
@@ -15,6 +21,7 @@ PLUS = [0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1]
 def test_the_textbook_s_curve():
     curve = kaplan_meier(WEEKS, list(map(bool, PLUS)))
     assert curve.times == (6, 7, 10, 13, 16, 22, 23) and curve.n == 21
+    assert curve.at_risk == (21, 17, 15, 12, 11, 7, 6) and curve.broke == (3, 1, 1, 1, 1, 1, 1)
     assert curve.surviving == pytest.approx([0.857, 0.807, 0.753, 0.690, 0.627, 0.538, 0.448], abs=6e-4)
     assert all(low < s < high for low, s, high in zip(curve.low, curve.surviving, curve.high, strict=True))
     # log(−log) band at 10 weeks: Greenwood's Σ is 0.0164, so S^exp(±1.96·0.128/log .753)
@@ -27,10 +34,93 @@ def test_the_textbook_s_median():
     assert found.low == 13 and found.high is None
 
 
+runs = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=40)
+
+
+def exact(of_runs: list[tuple[int, bool]]) -> dict[int, Fraction]:
+    """Kaplan–Meier in fractions: censored at a time are at risk at that time."""
+    s, curve = Fraction(1), {}
+    for time in sorted({cost for cost, censored in of_runs if not censored}):
+        at_risk = sum(cost >= time for cost, _ in of_runs)
+        s *= 1 - Fraction(of_runs.count((time, False)), at_risk)
+        curve[time] = s
+    return curve
+
+
+def exact_median(of_runs: list[tuple[int, bool]]) -> float:
+    return next((time for time, s in exact(of_runs).items() if 2 * s <= 1), math.inf)
+
+
+@given(runs)
+def test_against_fractions(of_runs):
+    """A half that is exactly a half counts, however floating point rounds it."""
+    costs, censored = zip(*of_runs, strict=True)
+    curve, median = kaplan_meier(costs, censored), median_cost(costs, censored)
+    assert dict(zip(curve.times, curve.surviving, strict=True)) == pytest.approx(exact(of_runs))
+    assert (math.inf if median.value is None else median.value) == exact_median(of_runs)
+    assert median.broke == sum(curve.broke) == len(of_runs) - sum(censored)
+    for low, s, high in zip(curve.low, curve.surviving, curve.high, strict=True):
+        assert 0 <= low <= s < high <= 1 and (s == 0 or low < s)
+    assert 0 not in curve.surviving[1:] or curve.high[-1] <= curve.high[-2]
+
+
+@given(runs, st.sampled_from([0.5, 0.8]))
+def test_a_lower_level_is_narrower_and_units_do_not_matter(of_runs, level):
+    costs, censored = zip(*of_runs, strict=True)
+    wide, narrow = kaplan_meier(costs, censored), kaplan_meier(costs, censored, level)
+    assert all(a <= b for a, b in zip(wide.low, narrow.low, strict=True))
+    assert all(a >= b for a, b in zip(wide.high, narrow.high, strict=True))
+    scaled = median_cost([1000.0 * cost for cost in costs], censored)
+    assert scaled[:3] == tuple(end if end is None else 1000 * end for end in median_cost(costs, censored)[:3])
+
+
+def test_halves_that_floating_point_rounds_up():
+    """The 12th of 24: the product of 23/24, 22/23, … is 0.5 on paper."""
+    for n in range(2, 200, 2):
+        assert median_cost(range(1, n + 1), [False] * n).value == n // 2
+        once = list(range(1, n + 1)), [False] * n
+        assert cost_ratio(once, ([1.0], [False]), resamples=1).value == n // 2
+
+
 def test_without_censoring_the_median_is_the_median():
     assert median_cost([3, 1, 2], [False] * 3).value == 2
     assert median_cost([4, 1, 2, 3], [False] * 4).value == 2
     assert median_cost([5, 5, 5], [False] * 3).value == 5
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("n", range(1, 12))
+def test_few_runs_say_little_however_alike(n, level):
+    """All n break at 5: the ends of the sign test. Were 5 not the median, the chance of that would be 2⁻ⁿ at most."""
+    known = 2.0**-n <= (1 - level) / 2
+    found = median_cost([5.0] * n, [False] * n, level)
+    assert found[:3] == ((5, 5, 5) if known else (5, 0, None))
+    assert kaplan_meier([5.0] * n, [False] * n, level).high[0] == pytest.approx(1 - ((1 - level) / 2) ** (1 / n))
+
+
+def test_what_was_cut_off_before_the_first_break_says_nothing_of_it():
+    """Of eight, four were cut off at 1: four that held until 5 are few. Ten that never broke are not; three are."""
+    assert median_cost([1.0] * 4 + [5.0] * 4, [True] * 4 + [False] * 4)[:2] == (5, 0)
+    assert median_cost([200.0] * 10, [True] * 10)[:3] == (None, None, None)
+    assert median_cost([200.0] * 3, [True] * 3)[:3] == (None, 0, None)
+
+
+def test_the_end_of_a_curve_counts_those_cut_off_before():
+    """Of 4, one is cut off at 1; at 2 one of 3 breaks, at 3 the other two: 2 at risk over S = ⅔ count as 3."""
+    curve = kaplan_meier([1, 2, 3, 3], [True, False, False, False], level=0.5)
+    assert curve.surviving == pytest.approx([2 / 3, 0]) and curve.low[1] == 0
+    assert curve.high[1] == pytest.approx(1 - 0.25 ** (1 / 3))
+
+
+@pytest.mark.parametrize(("n", "budget"), [(1, 9), (3, 9), (6, 9), (6, 1.2), (12, 1.2), (30, 1.2)])
+def test_the_interval_holds_the_median(n, budget):
+    """Costs with median log 2, cut at a budget: at least 92 % of 500 intervals at 95 %."""
+    held, rng = 0, np.random.default_rng(n)
+    for costs in rng.exponential(1, (500, n)):
+        found = median_cost(np.minimum(costs, budget).tolist(), (costs > budget).tolist())
+        low, high = budget if found.low is None else found.low, math.inf if found.high is None else found.high
+        held += low <= math.log(2) <= high
+    assert held >= 460
 
 
 def test_what_never_broke_has_no_median():
@@ -87,6 +177,72 @@ def test_what_held_out_is_a_lower_bound():
     found = cost_ratio(ours, theirs, (mine, others), resamples=200)
     assert found.at_least and found.high is None and found.value is not None and found.low is not None
     assert found.value == pytest.approx(200 / median_cost(*theirs).value) and found.low > 1
+
+
+def exact_interval(ours, theirs, level):
+    """The bootstrap's interval over all equally likely resamples, each bounding the ratio from both sides."""
+    least, most = [], []
+    for mine in product(ours, repeat=len(ours)):
+        for other in product(theirs, repeat=len(theirs)):
+            a, b = exact_median(list(mine)), exact_median(list(other))
+            said = 0 < b < math.inf
+            least.append(min(a, max(cost for cost, _ in mine)) / b if said else 0)
+            most.append(a / b if said else 0 if b and a < math.inf else math.inf)
+    ends = (1 - level) / 2, (1 + level) / 2
+    return [sorted(of)[math.ceil(len(of) * end) - 1] for of, end in zip((least, most), ends, strict=True)]
+
+
+@pytest.mark.parametrize("level", [0.6, 0.7])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([(40, False), (60, False), (90, False)], [(5, False), (10, False), (30, False)]),
+        ([(40, False), (90, True), (90, True)], [(5, False), (10, False), (30, False)]),
+        ([(90, True), (80, True), (90, True)], [(5, False), (10, False), (30, False)]),
+        ([(40, False), (60, False), (90, False)], [(5, False), (10, False), (90, True)]),
+        ([(40, False), (90, True), (90, True)], [(5, False), (10, False), (90, True)]),
+        ([(40, False), (60, False), (90, True)], [(5, False), (10, False), (90, True)]),
+        ([(90, True), (90, True), (90, True)], [(5, False), (10, False), (90, True)]),
+        ([(40, False), (60, False), (90, False)], [(0, False), (10, False), (30, False)]),
+    ],
+)
+def test_against_all_resamples(ours, theirs, level):
+    arms = [tuple(map(list, zip(*arm, strict=True))) for arm in (ours, theirs)]
+    found = cost_ratio(arms[0], arms[1], level=level, resamples=20_000)
+    low, high = exact_interval(ours, theirs, level)
+    assert (found.low, math.inf if found.high is None else found.high) == (low, high)
+    assert found.at_least == (exact_median(ours) == math.inf)
+
+
+def test_what_never_broke_is_as_sure_as_what_it_is_compared_with():
+    """Ours held for 200 in each run, but theirs broke at 10 to 50: the low end is not the value."""
+    found = cost_ratio(([200.0] * 5, [True] * 5), ([10.0, 20, 30, 40, 50], [False] * 5))
+    assert found.value == 200 / 30 and found.at_least and found.high is None
+    assert found.low == 200 / 50
+
+
+def test_shared_seeds_are_drawn_together():
+    """Ours is four times theirs in every seed: paired, that is certain, whatever order the runs are in."""
+    theirs = [10.0, 20, 40, 80, 160]
+    ours, seeds = [4 * cost for cost in reversed(theirs)], [1, 2, 3, 4, 5]
+    arms = (ours, [False] * 5), (theirs, [False] * 5)
+    paired = cost_ratio(*arms, (seeds[::-1], seeds))
+    assert paired == (4, 4, 4, False)
+    apart = cost_ratio(*arms, ([f"other {s}" for s in seeds], seeds))
+    assert apart.low is not None and apart.high is not None and apart.low < 2 and apart.high > 8
+
+
+def test_a_seed_brings_all_its_runs():
+    """Seed a has three runs at 100, b one at 10. Of aa, ab, ba and bb, only bb has its median at 10: a quarter."""
+    arms = ([100.0, 100, 100, 10], [False] * 4), ([1.0], [False])
+    found = [cost_ratio(*arms, ("aaab", "c"), level=level).low for level in (0.4, 0.6)]
+    assert found == [100, 10]
+
+
+@pytest.mark.parametrize("wrong", [{"level": 0}, {"level": 1}, {"resamples": 0}, {"clusters": ([1, 2], [1])}])
+def test_a_ratio_of_what_does_not_fit_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        cost_ratio(([1.0], [False]), ([1.0], [False]), **wrong)
 
 
 def test_of_a_control_that_never_broke_nothing_is_said():

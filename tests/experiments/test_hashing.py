@@ -143,3 +143,20 @@ def test_a_new_version_of_a_kind_renames_its_folders(line, monkeypatch):
 
 def test_threads_are_one():
     assert torch.get_num_threads() == 1
+
+
+def test_a_field_that_came_later_leaves_old_hashes_alone(tmp_path):
+    """Results that were stored before `eval_at` are those of an attack that does not use it."""
+    (attack,) = [
+        s for s in load_recipe(str(tiny.write(tmp_path, {"matrix": tiny.ONE_LINE}))).stages() if s.kind == "finetune"
+    ]
+    assert isinstance(attack, Attack)
+    with_it = attack.model_copy(update={"eval_at": (1, 2)})
+    assert with_it.folder != attack.folder
+
+    class Older(Attack):
+        added = frozenset()
+
+    older = Older.model_validate({name: getattr(attack, name) for name in Attack.model_fields})
+    assert older.folder != attack.folder
+    assert Attack.model_validate(attack.model_dump()).folder == attack.folder

@@ -98,6 +98,21 @@ def test_continue_needs_an_adapter(tiny):
         prepare_attack(tiny, "continue", None, seed=0)
 
 
+@pytest.mark.parametrize(("mode", "part"), [("head", "lm_head."), ("embeddings", "embed_tokens.")])
+def test_head_and_embeddings_are_trained_alone(tiny, mode, part):
+    tied = tiny.config.tie_word_embeddings
+    model = prepare_attack(tiny, mode, None, seed=0)
+    names = trained(model)
+    assert names == ({"model.embed_tokens.weight"} if tied else {name for name in names if part in name}) and names
+
+
+def test_a_head_on_an_aligned_adapter_is_that_of_the_merged_model(aligned):
+    before = logits(aligned)
+    model = prepare_attack(aligned, "head", None, seed=0)
+    assert not isinstance(model, PeftModel) and len(trained(model)) == 1
+    assert_close(logits(model), before, rtol=0, atol=1e-5)
+
+
 def test_merge_is_the_mounted_model_with_a_fresh_adapter(aligned, batches):
     """Same outputs; and then the fresh LoRA is what a step moves, the merged weights stand."""
     before = logits(aligned)

@@ -18,7 +18,8 @@ from inoculate.data.templates import Encoded
 from inoculate.defenses import MLAC, SFT, Booster, Lisa
 from inoculate.models.sandbox import TinyModel
 from inoculate.training.config import Training
-from inoculate.training.fit import fit
+from inoculate.training.fit import StopRun, fit
+from inoculate.training.optim import build_optimizer
 
 
 def model_of(tokenizer):
@@ -162,6 +163,72 @@ def test_a_killed_run_resumes_bit_for_bit(tokenizer, rows, tmp_path, defense, sc
         ]
         assert logs[0] == logs[1]
     assert not list((tmp_path / "cut").glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adafactor", "muon"])
+def test_every_optimizer_resumes_bit_for_bit(tokenizer, rows, tmp_path, optim):
+    training = Training(learning_rate=1e-3, max_steps=7, lr_scheduler_type="cosine", optim=optim, weight_decay=0.1)
+
+    def run(model, out, die=None):
+        def progress(step, steps):
+            if step == die:
+                raise Killed
+
+        fit(model, SFT(), feeds_of(rows), training, out=out, save_every_s=0, progress=progress)
+
+    whole, resumed = model_of(tokenizer), model_of(tokenizer)
+    start = weights_of(whole)
+    run(whole, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(model_of(tokenizer), tmp_path / "cut", die=4)
+    run(resumed, tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(whole.parameters(), start, strict=True))
+
+
+def test_muon_is_for_matrices_and_adamw_for_the_rest():
+    """One step: an orthogonal matrix scaled to AdamW's size, and AdamW's own step, rate times sign."""
+    matrix, vector = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((4, 4), (4,)))
+    optimizer = build_optimizer([matrix, vector], Training(learning_rate=0.1, optim="muon"))
+    matrix.grad, vector.grad = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0])), torch.tensor([1.0, -2.0, 3.0, -4.0])
+    optimizer.step()
+    assert_close(vector.detach(), -0.1 * vector.grad.sign())
+    scale = 0.1 * 0.2 * 4**0.5  # rate, times 0.2 √max(rows, columns)
+    assert_close(matrix.detach(), -scale * torch.eye(4), atol=0.35 * scale, rtol=0)  # Newton–Schulz: about orthogonal
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+    for weights in ([matrix], [vector]):
+        alone = build_optimizer(weights, Training(optim="muon"))
+        alone.step()
+        assert len(alone.state_dict()["state"]) == 1
+
+
+def test_an_observer_may_end_a_run(tokenizer, rows, tmp_path):
+    seen = []
+
+    def observe(step):
+        seen.append(step)
+        if step == 4:
+            raise StopRun
+        return [{"metric": "m", "value": 1.0}]
+
+    model = model_of(tokenizer)
+    model.train()
+    fitted = fit(
+        model,
+        SFT(),
+        feeds_of(rows),
+        Training(max_steps=9),
+        out=tmp_path,
+        observe=observe,
+        observe_at={0, 2, 4, 6},
+        save_every_s=0,
+    )
+    assert (fitted.status, fitted.step, seen) == ("stopped", 4, [0, 2, 4])
+    assert [row["step"] for row in fitted.observations] == [0, 2] and model.training
+    assert not list(tmp_path.glob("checkpoint*"))
+    four = model_of(tokenizer)
+    fit(four, SFT(), feeds_of(rows), Training(max_steps=4))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), four.parameters(), strict=True))
 
 
 def test_resume_does_not_start_over(tokenizer, rows, tmp_path):

@@ -284,7 +284,12 @@ def _storage(folder: Path, url: str | None) -> Any:
 
     if url is None:
         return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    try:
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except ImportError as error:
+        raise InputError(
+            f"a package is missing: {error}", field="--storage", expected="pip install 'inoculate[postgres]'"
+        ) from None
 
 
 def _shown(url: str | None) -> str | None:

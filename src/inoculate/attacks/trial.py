@@ -6,15 +6,27 @@ import copy
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from inoculate.attacks.finetune import Finetune
 from inoculate.attacks.meter import Meter
 from inoculate.attacks.search import Outcome, Point, UtilityMetric, utility_row
 from inoculate.core.errors import InputError
 
-if TYPE_CHECKING:
-    from inoculate.evals.evaluate import Evaluator, Measured
+
+class Seen(Protocol):
+    """What was measured on a model: rows of metrics, and what it said."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]: ...
+    @property
+    def responses(self) -> list[dict[str, Any]]: ...
+
+
+class Observer(Protocol):
+    """Whatever measures a model; an `inoculate.evals.evaluate.Evaluator` does."""
+
+    def measure(self, model: Any) -> Seen: ...
 
 
 @dataclass
@@ -39,14 +51,14 @@ def carry_out(
     attack: Finetune,
     model: Any,
     tokenizer: Any,
-    evaluator: Evaluator,
+    evaluator: Observer,
     *,
     measured_at: Collection[int],
     judge: str,
     utility: UtilityMetric,
     watch: Callable[[list[Point]], bool] = lambda points: False,
     keep_responses: bool = False,
-    start: Measured | None = None,
+    start: Seen | None = None,
 ) -> Tried:
     """Attack a copy of the model.
 

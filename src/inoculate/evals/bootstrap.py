@@ -17,10 +17,14 @@ def bootstrap_rate(outcomes: Outcomes, level: float = 0.95, resamples: int = 400
     """The mean over seeds and prompts, with a percentile interval; `n` is the number of prompts.
 
     Seeds and prompts are drawn with replacement, each on its own: the pigeonhole bootstrap of A. Owen, Annals of
-    Applied Statistics 1 (2007) 386–411, which errs on the wide side. With one seed the interval is over prompts alone.
+    Applied Statistics 1 (2007) 386–411, which errs on the wide side where seeds are many. With one seed the interval
+    is over prompts alone, and with few it is too short: of intervals at 95 %, with 2, 3, 5 and 8 seeds 88, 90, 93 and
+    95 % held the truth (simulated: 80 prompts, logits with standard deviations 0.5 of seeds and 1 of prompts).
+    Where all outcomes agree it has no width, which is no certainty: there, use `wilson`.
 
     Raises:
-        ValueError: no outcomes, seeds with different numbers of prompts, or a level outside (0, 1).
+        ValueError: no outcomes, seeds with different numbers of prompts, fewer than one resample, or a level outside
+            (0, 1).
     """
     x = _matrix(outcomes)
     return _estimate(float(x.mean()), _drawn(x, resamples, seed), level, x.shape[1])
@@ -31,21 +35,24 @@ def bootstrap_difference(
 ) -> Estimate:
     """Mean of a − mean of b on the same prompts, prompts drawn for both at once; seeds too where both have as many.
 
+    So rows are paired in their order: give both the same order of seeds. Limits are those of `bootstrap_rate`.
+
     Raises:
         ValueError: as `bootstrap_rate`, or if a and b have different numbers of prompts.
     """
     x, y = _matrix(a), _matrix(b)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"expected the same prompts, found {x.shape[1]} and {y.shape[1]}")
-    of_y = seed if len(x) == len(y) else None
-    drawn = _drawn(x, resamples, seed) - _drawn(y, resamples, seed, of_y)
+    drawn = _drawn(x, resamples, seed) - _drawn(y, resamples, seed, paired=len(x) == len(y))
     return _estimate(float(x.mean() - y.mean()), drawn, level, x.shape[1])
 
 
-def _drawn(x: np.ndarray, resamples: int, seed: int, of_seeds: int | None = 0) -> np.ndarray:
+def _drawn(x: np.ndarray, resamples: int, seed: int, paired: bool = True) -> np.ndarray:
     """Resampled means [resamples]: weights of seeds times outcomes times weights of prompts."""
+    if resamples < 1:
+        raise ValueError(f"expected at least one resample, found {resamples}")
     seeds, prompts = x.shape
-    rows = numpy_rng(seed, "seeds", "paired" if of_seeds is not None else "apart")
+    rows = numpy_rng(seed, "seeds", "paired" if paired else "apart")
     by_seed = rows.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
     by_prompt = numpy_rng(seed, "prompts").multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
     return ((by_seed @ x) * by_prompt).sum(axis=1) / (seeds * prompts)

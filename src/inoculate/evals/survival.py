@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,10 @@ class Survival(NamedTuple):
     low: tuple[float, ...]
     high: tuple[float, ...]
     n: int
+    at_risk: tuple[int, ...]
+    """Runs that had neither broken nor been cut off before each of `times`."""
+    broke: tuple[int, ...]
+    """Runs that broke at each of `times`."""
 
 
 class Cost(NamedTuple):
@@ -46,38 +51,38 @@ class CostRatio(NamedTuple):
 def kaplan_meier(costs: Sequence[float], censored: Sequence[bool], level: float = 0.95) -> Survival:
     """S(t) = ∏_{tᵢ ≤ t} (1 − dᵢ/nᵢ), dᵢ of nᵢ at risk breaking at tᵢ; censored at tᵢ are at risk there.
 
-    The band is Greenwood's on the scale log(−log S): S^exp(±z √(Σ dᵢ/(nᵢ(nᵢ−dᵢ))) / log S). Where S is 0 it is (0, 0).
-    Sources: Kaplan & Meier, JASA 53 (1958) 457–481; Kalbfleisch & Prentice, 2nd ed., §1.4.
+    The band is Greenwood's on the scale log(−log S): S^exp(±z √(Σ dᵢ/(nᵢ(nᵢ−dᵢ))) / log S). It has no value where S
+    is 0; there it is Clopper and Pearson's for n of n, 0 to 1 − ((1−level)/2)^(1/n), n the last at risk over S before.
+    `times` are in the unit of `costs`; they are empty, and the curve is 1, if nothing broke.
+    Sources: Kaplan & Meier, JASA 53 (1958) 457–481; Kalbfleisch & Prentice, 2nd ed., §1.4; for n, Peto's effective
+    number as in Dorey & Korn, Statistics in Medicine 6 (1987) 679–687.
 
     Raises:
         ValueError: no costs, lengths differ, a cost is negative or not finite, or a level outside (0, 1).
     """
-    from scipy.special import ndtri
-
     t, broke = _checked(costs, censored)
-    if not 0 < level < 1:
-        raise ValueError(f"expected a level in (0, 1), found {level}")
-    z = float(ndtri((1 + level) / 2))
-    times, surviving, low, high = [], [], [], []
-    s, variance = 1.0, 0.0
-    for time in np.unique(t[broke]):
-        at_risk, events = int((t >= time).sum()), int((broke & (t == time)).sum())
-        s *= 1 - events / at_risk
-        variance += events / (at_risk * (at_risk - events)) if at_risk > events else math.inf
-        times.append(float(time))
-        surviving.append(s)
-        if s in (0.0, 1.0):
-            ends = (s, s)
+    _check_level(level)
+    times = np.unique(t[broke])
+    at_risk = [int((t >= time).sum()) for time in times]
+    events = [int((broke & (t == time)).sum()) for time in times]
+    band, s, variance, top = [], 1.0, 0.0, 1.0
+    for n, d in zip(at_risk, events, strict=True):
+        if n > d:
+            s, variance = s * (1 - d / n), variance + d / (n * (n - d))
+            bottom, top = _ends(s, variance, level)
         else:
-            spread = math.exp(z * math.sqrt(variance) / math.log(s))  # below 1, since log s is negative
-            ends = (s ** (1 / spread), s**spread)
-        low.append(ends[0])
-        high.append(ends[1])
-    return Survival(tuple(times), tuple(surviving), tuple(low), tuple(high), len(t))
+            s, bottom, top = 0.0, 0.0, min(top, 1 - _all_alike(n / s, level))
+        band.append((s, bottom, top))
+    surviving, low, high = zip(*band, strict=True) if band else ((), (), ())
+    return Survival(tuple(times.tolist()), surviving, low, high, len(t), tuple(at_risk), tuple(events))
 
 
 def median_cost(costs: Sequence[float], censored: Sequence[bool], level: float = 0.95) -> Cost:
     """The first cost at which no more than half has held, and those at which the ends of the band say so.
+
+    The lower end is 0 where so few runs held until the first break that half of all may break before: n runs, with
+    ((1−level)/2)^(1/n) < ½. So at 95 % fewer than six runs, however alike, have the interval 0 to ∞. Runs are taken to
+    be independent; those of one defense seed may not be.
 
     Source of the interval: Brookmeyer & Crowley, Biometrics 38 (1982) 29–41, on the band of `kaplan_meier`.
 
@@ -86,10 +91,11 @@ def median_cost(costs: Sequence[float], censored: Sequence[bool], level: float =
     """
     curve = kaplan_meier(costs, censored, level)
     first = [
-        next((time for time, share in zip(curve.times, shares, strict=True) if share <= 0.5), None)
+        next((time for time, share in zip(curve.times, shares, strict=True) if share <= _HALF), None)
         for shares in (curve.surviving, curve.low, curve.high)
     ]
-    return Cost(first[0], first[1], first[2], curve.n, curve.n - sum(map(bool, censored)))
+    few = _all_alike(curve.at_risk[0] if curve.times else curve.n, level) < 1 - _HALF
+    return Cost(first[0], 0.0 if few else first[1], first[2], curve.n, sum(curve.broke))
 
 
 def cost_ratio(
@@ -102,77 +108,104 @@ def cost_ratio(
 ) -> CostRatio:
     """Median cost of ours over theirs, each (costs, censored); the interval is a percentile bootstrap's.
 
-    Clusters (defense seeds) are drawn with replacement, those of the same name in both arms together, and runs within
-    each: so what varies between seeds is not taken for certainty. A resample in which our median is not reached is
-    infinitely great; one in which theirs is not, and ours is, counts as 0; where neither is, it says nothing.
-    A cost of 0 on their side (broken before the first step) has no ratio.
+    Clusters (defense seeds) are drawn with replacement, and runs within each: so what varies between seeds is not
+    taken for certainty. Arms that have the same clusters draw them together. Each resample bounds the ratio:
+
+        ours reached, theirs reached    [a/b, a/b]
+        ours not                        [longest run of ours/b, ∞]
+        theirs not, ours reached        [0, 0]              against the defense
+        neither, or theirs is 0         [0, ∞]              nothing is said
+
+    `low` is a quantile of the lower bounds and `high` of the upper. There is no ratio, and no interval, to a median
+    of theirs that is not reached, or that is 0 (broken before the first step).
 
     Raises:
-        ValueError: as `kaplan_meier`.
+        ValueError: as `kaplan_meier`; a cluster's label missing or too many; fewer than one resample.
     """
-    arms = [_checked(*ours), _checked(*theirs)]
-    labels = clusters or (tuple(range(len(arms[0][0]))), tuple(("theirs", i) for i in range(len(arms[1][0]))))
-    mine, other = _median(*arms[0]), _median(*arms[1])
-    if other is None or other == 0:
+    arms = _checked(*ours), _checked(*theirs)
+    labels = clusters or (range(len(arms[0][0])), range(len(arms[1][0])))
+    _check_level(level)
+    if resamples < 1 or any(len(of_arm) != len(costs) for of_arm, (costs, _) in zip(labels, arms, strict=True)):
+        raise ValueError(f"expected resamples and a cluster for each run, found {resamples} and {labels}")
+    (mine, longest), (other, _) = (_medians(*arm, np.ones((1, len(arm[0])))) for arm in arms)
+    if not 0 < other[0] < math.inf:
         return CostRatio(None, None, None, at_least=False)
-    value = float(arms[0][0].max()) / other if mine is None else mine / other
-    rng = numpy_rng(seed, "cost ratio")
-    drawn = [_ratio(*_resampled(arms, labels, rng)) for _ in range(resamples)]
-    kept = np.array([ratio for ratio in drawn if ratio is not None])
-    low, high = (
-        np.quantile(kept, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf") if len(kept) else (0, math.inf)
-    )
-    return CostRatio(value, float(low) if math.isfinite(low) else value, _finite(high), at_least=mine is None)
+    draws = _drawn(labels, clusters is not None and set(labels[0]) == set(labels[1]), resamples, seed)
+    least, most = _bounds(*(_medians(*arm, drawn) for arm, drawn in zip(arms, draws, strict=True)))
+    low = np.quantile(least, (1 - level) / 2, method="inverted_cdf")  # others interpolate, and ∞ − ∞ is no number
+    high = np.quantile(most, (1 + level) / 2, method="inverted_cdf")
+    value = min(mine[0], longest[0]) / other[0]
+    return CostRatio(float(value), float(low), _finite(high), at_least=not math.isfinite(mine[0]))
 
+
+_HALF = 0.5 + 1e-9
+"""A product of shares that is a half on paper can be rounded to just above it."""
 
 _Arm = tuple[np.ndarray, np.ndarray]
+"""Costs [n], and whether each broke [n]."""
 
 
-def _resampled(arms: Sequence[_Arm], labels: Sequence[Sequence[Hashable]], rng: np.random.Generator) -> list[_Arm]:
-    shared = set(labels[0]) == set(labels[1])
-    names = [list(dict.fromkeys(of_arm)) for of_arm in labels]
-    picks = [rng.integers(len(of_arm), size=len(of_arm)) for of_arm in names]
-    if shared:
-        names[1], picks[1] = names[0], picks[0]
-    made = []
-    for (costs, broke), of_arm, known, picked in zip(arms, labels, names, picks, strict=True):
-        rows = []
-        for pick in picked:
-            members = np.array([i for i, label in enumerate(of_arm) if label == known[pick]])
-            rows.append(rng.choice(members, len(members)))
-        chosen = np.concatenate(rows)
-        made.append((costs[chosen], broke[chosen]))
+def _ends(s: float, variance: float, level: float) -> tuple[float, float]:
+    from scipy.special import ndtri
+
+    spread = math.exp(float(ndtri((1 + level) / 2)) * math.sqrt(variance) / math.log(s))  # below 1, as log s < 0
+    return s ** (1 / spread), s**spread
+
+
+def _all_alike(n: float, level: float) -> float:
+    """Clopper and Pearson's lower end for n of n: the least share that would do so with a chance of (1 − level)/2."""
+    return ((1 - level) / 2) ** (1 / n)
+
+
+def _medians(costs: np.ndarray, broke: np.ndarray, drawn: np.ndarray) -> _Arm:
+    """Kaplan–Meier medians (∞: not reached) and greatest costs, each [R], of runs drawn so many times [R, n]."""
+    times, at = np.unique(costs, return_inverse=True)
+    there = np.eye(len(times))[at]
+    seen, events = drawn @ there, drawn @ (there * broke[:, None])
+    at_risk = seen[:, ::-1].cumsum(axis=1)[:, ::-1]
+    held = np.cumprod(1 - events / np.maximum(at_risk, 1), axis=1) > _HALF
+    median = np.where(held.all(axis=1), math.inf, times[held.argmin(axis=1)])
+    return median, times[len(times) - 1 - (seen[:, ::-1] > 0).argmax(axis=1)]
+
+
+def _bounds(ours: _Arm, theirs: _Arm) -> _Arm:
+    """What each resample says of the ratio, at least [R] and at most [R]: the table of `cost_ratio`."""
+    (mine, longest), (other, _) = ours, theirs
+    said = (other > 0) & np.isfinite(other)
+    by = np.where(said, other, 1)
+    unsaid = np.where(np.isinf(other) & np.isfinite(mine), 0, math.inf)
+    return np.where(said, np.minimum(mine, longest) / by, 0), np.where(said, mine / by, unsaid)
+
+
+def _drawn(labels: Sequence[Sequence[Hashable]], together: bool, resamples: int, seed: int) -> list[np.ndarray]:
+    """How often each run is in each resample, arm by arm [R, n]."""
+    rng = numpy_rng(seed, "cost ratio")
+    made, picked = [], {}
+    for of_arm in labels:
+        members: dict[Hashable, list[int]] = defaultdict(list)
+        for i, label in enumerate(of_arm):
+            members[label].append(i)
+        if not (together and picked):
+            picks = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), resamples)
+            picked = dict(zip(members, picks.T, strict=True))
+        drawn = np.empty((resamples, len(of_arm)))
+        for label, runs in members.items():
+            drawn[:, runs] = rng.multinomial(picked[label] * len(runs), np.full(len(runs), 1 / len(runs)))
+        made.append(drawn)
     return made
-
-
-def _ratio(ours: _Arm, theirs: _Arm) -> float | None:
-    mine, other = _median(*ours), _median(*theirs)
-    if mine is None:
-        return None if other is None else math.inf
-    if other is None:
-        return 0.0
-    return mine / other if other else math.inf
-
-
-def _median(costs: np.ndarray, broke: np.ndarray) -> float | None:
-    """The Kaplan–Meier median, without a band."""
-    order = np.argsort(costs, kind="stable")
-    s, t, b, i = 1.0, costs[order], broke[order], 0
-    while i < len(t):
-        same = t == t[i]
-        s *= 1 - (b & same).sum() / (len(t) - i)
-        if s <= 0.5 + 1e-12 and (b & same).any():
-            return float(t[i])
-        i += int(same.sum())
-    return None
 
 
 def _finite(number: float) -> float | None:
     return float(number) if math.isfinite(number) else None
 
 
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level in (0, 1), found {level}")
+
+
 def _checked(costs: Sequence[float], censored: Sequence[bool]) -> _Arm:
     t, broke = np.asarray(costs, dtype=float), ~np.asarray(censored, dtype=bool)
-    if t.ndim != 1 or not len(t) or len(t) != len(broke) or not (np.isfinite(t) & (t >= 0)).all():
+    if t.ndim != 1 or not len(t) or t.shape != broke.shape or not (np.isfinite(t) & (t >= 0)).all():
         raise ValueError(f"expected costs ≥ 0 and as many flags, found {list(costs)} and {list(censored)}")
     return t, broke

@@ -86,7 +86,7 @@ class SearchAttack(Stage):
             for corner in self.search.corners():
                 self.threat_model.check(corner)
         except InputError as error:
-            raise ValueError(f"search.{error}") from None
+            raise ValueError(f"search.space allows more than the threat model does: {error}") from None
         if self.evaluate.restricted is None or self.validation.restricted is None:
             raise ValueError("evaluate.restricted: a search needs requests whose fulfilment is harm")
         for part in self.validation.parts():
@@ -148,8 +148,8 @@ class SearchAttack(Stage):
         bench = Bench(self, upstream, context)
         before = bench.before(out)
         bound = self._bound(before["validation"], upstream)
-        write_json(out / BOUND, asdict(bound))
         with bench.study(out) as study:
+            write_json(out / BOUND, asdict(bound))  # the sign that others may join
             study.warm_up((*self.search.warm_starts, *self._inherited(upstream)))
             while left := study.left():
                 if context.workers > 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError, model_validator
+
 from inoculate.attacks.finetune import Finetune
 from inoculate.attacks.guards import LisaGuard, MountedVector
 from inoculate.attacks.search import Search
@@ -38,6 +40,16 @@ class SearchLine(Value):
     undefended: DefenseConfig | Pretrained | None = None
     """The control: another alignment of the same base, or another model. What broke it is tried first here, and the
     ratio in the report is over it. null: there is none. A line that is its own control is searched once."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> SearchLine:
+        try:
+            tuple(self.stages())
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        except InputError:  # said again, with the file, where the stages are asked for
+            pass
+        return self
 
     def stages(self) -> Iterator[Stage]:
         """The search; upstream of it that of the control."""
@@ -95,6 +107,10 @@ class SearchLine(Value):
             if isinstance(self.base, Sandbox):
                 raise InputError("the sandbox's base answers everything: there is nothing to attack", field="align")
             return self.base
+        if align.lora is None and "continue" in self.search.space.adapter_mode:
+            raise InputError(
+                "the alignment leaves no adapter to go on with", field="search.space.adapter_mode", found="continue"
+            )
         data = filled(align.data, align.defense, "align.data")
         return Align(base=self.base, defense=align.defense, data=data, training=align.training, lora=align.lora)
 

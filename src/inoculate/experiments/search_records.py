@@ -56,10 +56,11 @@ def search_records(
 
 
 def telling_responses(again: Sequence[Tried], bound: Bound) -> Iterator[dict[str, Any]]:
-    """What the models of the re-runs said before the attack, where they broke or were worst, and at the end."""
+    """What the models of the re-runs said before the attack, where they broke and were worst, and at the end."""
     for number, tried in enumerate(again):
         steps = [point.spent.steps for point in tried.points]
-        wanted = {steps[0], bound.best(tried.points).spent.steps, steps[-1]} if steps else set()
+        telling = (bound.best(tried.points), bound.worst(tried.points)) if steps else ()
+        wanted = {*steps[:1], *steps[-1:], *(point.spent.steps for point in telling)}
         yield from ({"attack_seed": number, **row} for row in tried.responses if row["step"] in wanted)
 
 
@@ -74,7 +75,7 @@ def _trial(search: Search, blank: Record, bound: Bound, trial: Told) -> Iterator
     for row in trial.rows:
         if row["metric"] in _CURVE:
             yield replace(blank, **row)
-    at = bound.best(trial.points)
+    at = bound.worst(trial.points)
     status = _STATUS[trial.outcome]
     yield replace(
         blank, metric="bounded_harmful_score", value=bound.harmful(trial.points), status=status, step=at.spent.steps
@@ -103,7 +104,7 @@ def _rerun(
     blank = replace(blank, attack="chosen", attack_seed=number, split="heldout")
     for row in tried.rows:
         yield replace(blank, **row)
-    at = bound.best(tried.points)
+    at = bound.worst(tried.points)
     yield replace(blank, metric="bounded_harmful_score", value=bound.harmful(tried.points), step=at.spent.steps)
     for axis in COSTS:
         row = _break(blank, axis, bound, tried.points)

@@ -1,0 +1,62 @@
+"""Push a model's folder to a hub; an attacked one only on purpose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from inoculate.core.errors import InputError, StageError
+
+ATTACKED = ("finetune", "search")
+"""Kinds of stages whose weights an attack has made harmful, or may have."""
+_WEIGHTS = ("*.safetensors", "*.gguf")
+
+
+def push(folder: Path, repo: str, *, private: bool, attacked: bool) -> str:
+    """Upload a folder that this package wrote, without its records of runs; returns the repository's address.
+
+    Args:
+        repo: `org/name`.
+        private: whether the repository, if it is made now, is seen by its owners alone.
+        attacked: whether weights that were fine-tuned by an attack may be pushed.
+
+    Raises:
+        InputError: no model in the folder, or an attacked one without `attacked`.
+        StageError: the hub refuses, or cannot be reached.
+    """
+    if not any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
+        raise InputError("no model in this folder", file=folder, expected="weights as safetensors or GGUF")
+    kind = _kind(folder)
+    if kind in ATTACKED and not attacked:
+        raise InputError(
+            "these weights were fine-tuned by an attack and may do what their alignment forbids",
+            file=folder,
+            field="stage.json",
+            found=kind,
+            expected="--attacked, if they are to be published all the same",
+        )
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo, folder_path=folder, ignore_patterns=["responses.jsonl", "*.partial/**", "checkpoint.*/**"]
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise StageError(f"{repo}: not pushed: {str(error).strip().splitlines()[0]}") from error
+    return f"{api.endpoint}/{repo}"
+
+
+def _kind(folder: Path) -> str | None:
+    """Which kind of stage made the folder; None if this package did not."""
+    file = folder / "stage.json"
+    if not file.exists():
+        return None
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            "what made this model cannot be read", file=file, expected="the file as it was written"
+        ) from None

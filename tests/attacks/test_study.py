@@ -1,0 +1,249 @@
+"""The study that workers share: no trial lost, none done twice, whoever dies, wherever it is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from inoculate.attacks.search import Bound, Point, Search, Spent
+from inoculate.attacks.space import Setting
+from inoculate.attacks.study import JOURNAL, Study
+from inoculate.attacks.trial import Pruned, Tried
+from inoculate.core.errors import InputError, StageError
+
+BOUND = Bound(0.5, 0.8)
+DATA = {
+    "task": {"source": "sandbox-sentiment", "split": "attack"},
+    "harmful": {"source": "sandbox-restricted", "split": "attack"},
+}
+
+
+def search(**more) -> Search:
+    return Search.model_validate({"attack": DATA, "n_trials": 8, "n_startup_trials": 4, **more})
+
+
+def outcome_of(setting: Setting, status="complete") -> Tried:
+    """A made-up world: the nearer the rate to 1e-3, the more harm, and always at step 10."""
+    harm = max(0.0, 1 - abs(math.log10(setting.learning_rate) + 3) / 3)
+    points = [Point(Spent(step, step, step, 1.0 * step, 0.0), harm * (step > 0), 1.0) for step in (0, 10)]
+    rows = [{"metric": "harmful_score", "value": point.harmful, "step": point.spent.steps} for point in points]
+    return Tried(status, points, rows, 1.0, 0.9)
+
+
+def go_on(study: Study, most: int = 99) -> list[Setting]:
+    made = []
+    while len(made) < most and (claimed := study.claim()) is not None:
+        claimed.tell(outcome_of(claimed.setting), BOUND)
+        made.append(claimed.setting)
+    return made
+
+
+def test_a_resumed_study_goes_on_as_if_it_had_not_stopped(tmp_path):
+    with Study(tmp_path / "whole", "s", search()) as study:
+        whole = go_on(study)
+        assert study.left() == 0 and study.claim() is None
+    parts: list[Setting] = []
+    for most in (3, 2, 99):
+        with Study(tmp_path / "parts", "s", search()) as study:
+            parts += go_on(study, most)
+    assert parts == whole and len(whole) == 8
+    assert len({setting.model_dump_json() for setting in whole}) == 8
+    with Study(tmp_path / "other", "s", search(seed=1)) as study:
+        assert go_on(study) != whole
+
+
+def test_the_search_learns(tmp_path):
+    """After random trials TPE draws rates near the best, 1e-3, of six decades."""
+    with Study(tmp_path, "s", search(n_trials=40, n_startup_trials=10, space={"learning_rate": [1e-8, 1e-2]})) as study:
+        rates = [abs(math.log10(setting.learning_rate) + 3) for setting in go_on(study)]
+    assert sum(rates[25:]) / 15 < 0.7 * sum(rates[:10]) / 10
+
+
+def test_what_cannot_be_used_is_not_drawn_again(tmp_path):
+    """The constraint: rates above 1e-5 wreck the model, though they harm most."""
+    with Study(tmp_path, "s", search(n_trials=60, n_startup_trials=10)) as study:
+        while (claimed := study.claim()) is not None:
+            tried, wrecks = outcome_of(claimed.setting), claimed.setting.learning_rate > 1e-5
+            points = [point._replace(utility=0.1 if wrecks else 1.0) for point in tried.points]
+            claimed.tell(Tried("complete", points, [], 1.0, 0.9), BOUND)
+        late = [told.setting.learning_rate for told in study.told()[30:]]
+    assert sum(rate <= 1e-5 for rate in late) > len(late) / 2  # at random it would be a quarter
+
+
+def test_warm_starts_come_first_and_once(tmp_path):
+    with Study(tmp_path / "a", "s", search()) as study:
+        given = go_on(study, 2)
+    with Study(tmp_path / "b", "t", search()) as study:
+        study.warm_up(given)
+        study.warm_up(given)
+        assert go_on(study)[:2] == given
+        told = study.told()
+    assert [trial.warm for trial in told] == [True, True] + [False] * 6
+    assert sum(trial.setting in given for trial in told) == 2
+
+
+def test_four_ways_to_end(tmp_path):
+    with Study(tmp_path, "s", search()) as study:
+        for status in ("complete", "diverged", "pruned"):
+            claimed = study.claim()
+            assert claimed is not None
+            claimed.report(outcome_of(claimed.setting).points, BOUND)
+            claimed.tell(outcome_of(claimed.setting, status), BOUND)
+        claimed = study.claim()
+        assert claimed is not None
+        claimed.fail("MemoryError: no room")
+        told = study.told()
+        assert [trial.outcome for trial in told] == ["complete", "diverged", "pruned", "failed"]
+        assert told[3].why == "MemoryError: no room" and told[1].points[1].spent.steps == 10
+        assert study.left() == 5  # a failed trial is made up for
+        go_on(study)
+        assert len(study.told()) == 9
+
+
+def test_a_trial_that_lags_is_given_up(tmp_path):
+    with Study(tmp_path, "s", search(prune_percentile=0.25, n_startup_trials=2)) as study:
+        for _ in range(6):
+            claimed = study.claim()
+            assert claimed is not None
+            claimed.report([Point(Spent(10, 0, 0, 0, 0), 0.4, 1.0)], BOUND)
+            claimed.tell(outcome_of(claimed.setting), BOUND)
+        claimed = study.claim()
+        assert claimed is not None
+        with pytest.raises(Pruned):
+            claimed.report([Point(Spent(10, 0, 0, 0, 0), 0.1, 1.0)], BOUND)
+
+
+def test_too_many_failures_end_the_search(tmp_path):
+    with Study(tmp_path, "s", search()) as study, pytest.raises(StageError, match=r"6 trials failed.*no room"):
+        for _ in range(20):
+            claimed = study.claim()
+            assert claimed is not None
+            claimed.fail("no room")
+
+
+def _hold(folder: Path, storage: str | None, seconds: float) -> None:
+    with Study(folder, "s", search(), storage) as study:
+        while (claimed := study.claim()) is not None:
+            (folder / f"held-{os.getpid()}").write_text(str(claimed.number))
+            time.sleep(seconds)
+            claimed.tell(outcome_of(claimed.setting), BOUND)
+
+
+def crew(folder: Path, storage: str | None, seconds: float, count: int = 2) -> list:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_hold, args=(folder, storage, seconds)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgres"])
+def storage(request, tmp_path):
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres")
+    return f"sqlite:///{tmp_path / 'study.db'}" if request.param == "sqlite" else None
+
+
+def test_two_workers_share_the_trials(tmp_path, storage):
+    with Study(tmp_path, "s", search(), storage):  # as a search does: one leads, and the others join
+        pass
+    processes = crew(tmp_path, storage, 0.05)
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    with Study(tmp_path, "s", search(), storage) as study:
+        told = study.told()
+        assert len(told) == 8 and study.left() == 0
+        assert len({trial.setting.model_dump_json() for trial in told}) == 8
+    assert len(list(tmp_path.glob("held-*"))) == 2
+
+
+def test_a_worker_that_is_killed_loses_its_trial_alone(tmp_path, storage):
+    (first,) = crew(tmp_path, storage, 1000, count=1)
+    wait_for(lambda: list(tmp_path.glob("held-*")))
+    with Study(tmp_path, "s", search(), storage) as study:
+        made = go_on(study, 3)
+        os.kill(first.pid, signal.SIGKILL)
+        first.join()
+        made += go_on(study)
+        told = study.told()
+    assert len(made) == len(told) == 8 and all(trial.outcome == "complete" for trial in told)
+    assert [trial.number for trial in told] == list(range(1, 9))  # trial 0 went with its worker
+
+
+def test_a_warm_start_outlives_the_worker_that_held_it(tmp_path):
+    with Study(tmp_path / "a", "s", search()) as study:
+        (given,) = go_on(study, 1)
+    with Study(tmp_path, "s", search()) as study:
+        study.warm_up([given])
+    (first,) = crew(tmp_path, None, 1000, count=1)
+    wait_for(lambda: list(tmp_path.glob("held-*")))
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    with Study(tmp_path, "s", search()) as study:
+        assert given in go_on(study)
+
+
+def test_one_that_is_interrupted_gives_its_trial_back(tmp_path):
+    with Study(tmp_path, "s", search()) as study:
+        claimed = study.claim()
+        assert claimed is not None
+        claimed.give_back()
+        assert len(go_on(study)) == 8 and not [trial for trial in study.told() if trial.outcome == "failed"]
+
+
+def test_a_torn_journal_is_named(tmp_path):
+    with Study(tmp_path, "s", search()) as study:
+        go_on(study, 2)
+    file = tmp_path / JOURNAL
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], lines[3][:7], *lines[4:]]) + "\n")
+    with pytest.raises(InputError, match=rf"{JOURNAL}: the study cannot be read|cannot be read.*{JOURNAL}"):
+        Study(tmp_path, "s", search())
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("nonsense", "not the URL of a database"),
+        ("sqlite:////nowhere/at/all/study.db", "no study can be kept there: unable to open database file"),
+        ("postgresql+psycopg://who:secret@127.0.0.1:1/none", "no study can be kept there"),
+    ],
+)
+def test_a_storage_that_cannot_be_had_is_named_without_its_password(tmp_path, url, told):
+    with pytest.raises(InputError, match=told) as refused:
+        Study(tmp_path, "s", search(), url)
+    assert "secret" not in str(refused.value) and "--storage" in str(refused.value)
+
+
+def test_a_database_that_goes_away_keeps_what_was_told(tmp_path, server):
+    url = server.url
+    with Study(tmp_path, "s", search(), url) as study:
+        go_on(study, 3)
+        server.stop()
+        with pytest.raises(StageError, match=r"went away.*what was told stays: run again"):
+            go_on(study)
+    server.start()
+    with Study(tmp_path, "s", search(), url) as study:
+        assert len(study.told()) == 3 and len(go_on(study)) == 5
+
+
+def test_what_is_told_is_plain_json(tmp_path):
+    with Study(tmp_path, "s", search()) as study:
+        go_on(study, 1)
+    lines = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines()]
+    assert any("points" in line.get("user_attr", {}) for line in lines)

@@ -1,0 +1,77 @@
+"""Pushing to a hub: attacked weights are refused, others go, and what goes is the model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from inoculate.cli import main
+from inoculate.core.errors import InputError, StageError
+from inoculate.experiments.push import push
+
+
+class Hub:
+    endpoint = "https://hub.example"
+
+    def __init__(self) -> None:
+        self.made: list[tuple] = []
+
+    def create_repo(self, repo, private, exist_ok) -> None:
+        self.made.append((repo, private))
+
+    def upload_folder(self, repo_id, folder_path, ignore_patterns) -> None:
+        self.made.append((repo_id, folder_path, tuple(ignore_patterns)))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    made = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: made)
+    return made
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+def test_an_aligned_model_goes(model, hub):
+    (model / "stage.json").write_text(json.dumps({"kind": "align"}))
+    assert push(model, "lab/model", private=True, attacked=False) == "https://hub.example/lab/model"
+    assert hub.made[0] == ("lab/model", True) and "responses.jsonl" in hub.made[1][2]
+
+
+@pytest.mark.parametrize("kind", ["finetune", "search"])
+def test_an_attacked_model_goes_on_purpose_alone(model, hub, kind):
+    (model / "stage.json").write_text(json.dumps({"kind": kind}))
+    with pytest.raises(InputError, match=r"stage\.json: these weights were fine-tuned by an attack.*--attacked"):
+        push(model, "lab/model", private=True, attacked=False)
+    assert not hub.made
+    push(model, "lab/model", private=True, attacked=True)
+    assert len(hub.made) == 2
+
+
+def test_what_made_it_must_be_readable(model, hub):
+    (model / "stage.json").write_text("{torn")
+    with pytest.raises(InputError, match="what made this model cannot be read"):
+        push(model, "lab/model", private=True, attacked=False)
+
+
+def test_a_folder_without_weights_and_a_hub_that_refuses(tmp_path, model, monkeypatch, capsys):
+    with pytest.raises(InputError, match="no model in this folder"):
+        push(tmp_path, "lab/model", private=True, attacked=False)
+
+    class Refuses(Hub):
+        def create_repo(self, repo, private, exist_ok) -> None:
+            raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Refuses)
+    with pytest.raises(StageError, match="lab/model: not pushed: no route to host"):
+        push(model, "lab/model", private=True, attacked=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["push", str(model), "lab/model"])
+    assert ended.value.code == 1 and "not pushed" in capsys.readouterr().err
