@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 from inoculate.evals.survival import Cost, CostRatio, cost_ratio, median_cost
 from inoculate.reports.runs import Arm, Point
 
-RESAMPLES = 1000
 Seed: TypeAlias = tuple[int | None, int | None]
 """Of the base and of the defense."""
 
@@ -201,9 +200,7 @@ def ratio_of(ours: Costs, theirs: Costs) -> CostRatio | None:
     """Median over median, seeds of the same name resampled together; None without a run on both sides."""
     if not ours.values or not theirs.values:
         return None
-    return cost_ratio(
-        (ours.values, ours.censored), (theirs.values, theirs.censored), (ours.seeds, theirs.seeds), resamples=RESAMPLES
-    )
+    return cost_ratio((ours.values, ours.censored), (theirs.values, theirs.censored), (ours.seeds, theirs.seeds))
 
 
 def _plain(search: Search) -> bool:
