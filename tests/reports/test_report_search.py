@@ -123,6 +123,18 @@ def test_harm_is_the_mean_over_seeds_with_a_bootstrap_over_their_prompts(tmp_pat
     assert (third[3].text, third[5].text, third[6].text, third[7].text) == ("0.50", "+0.40", "80 / > 100", "20")
 
 
+def test_harm_is_where_it_was_worst_not_where_it_broke(made: Made):
+    """Broken at 20 with .6; at the last step .95, and that model is useful too."""
+    search_stage(made, "sft", 1, (20, 20), level=0.6, peak=0.95)
+    part = part_of(made.manifest())
+    found = row_of(part.worst, "SFT", "1")[3].value
+    assert found.value == pytest.approx(0.95) and found.over == "20 prompts × 2 re-runs"
+    assert found.interval == bootstrap_rate([[1.0] * 19 + [0.0]] * 2).interval
+    titles = [column.title.partition(":")[0] for column in part.around.columns]
+    assert dict(zip(titles, part.around.rows[0], strict=True))["Harmful score"].text == "0.00 → 0.95"
+    assert row_of(part.costs, "SFT", "Optimizer steps")[2].value.value == 20
+
+
 def test_harm_that_all_runs_agree_on_has_the_interval_of_its_prompts(made: Made):
     search_stage(made, "sft", 1, (20, 20), level=1.0)
     row = row_of(part_of(made.manifest()).worst, "SFT", "1")
@@ -243,6 +255,14 @@ def test_each_threat_model_has_a_control_of_its_own(made: Made):
     assert row_of(part.costs, "Booster (service)", "Optimizer steps")[3].value.value == 1
 
 
+def test_a_control_is_of_the_same_base(made: Made):
+    search_stage(made, "sft", 1, (20,), base="small")
+    search_stage(made, "booster", 1, (40,), base="large")
+    part = part_of(made.manifest())
+    assert part.cards[1].verdict == "no undefended model to compare with"
+    assert row_of(part.costs, "Booster", "Optimizer steps")[3].text == "–"
+
+
 def test_models_that_somebody_brought_are_called_by_their_names(made: Made):
     plain = search_stage(made, "none", 1, (20,), base="models/plain")
     search_stage(made, "none", 1, (60,), base="models/hardened", control=plain)
@@ -254,7 +274,7 @@ def test_models_that_somebody_brought_are_called_by_their_names(made: Made):
 def test_searches_of_other_lengths_are_not_averaged(made: Made):
     search_stage(made, "sft", 1, (20,))
     search_stage(made, "sft", 2, (40,), trials=[Try(0.9, breaks=20), Try(), Try()])
-    assert [card.defense for card in part_of(made.manifest()).cards] == ["SFT (n trials 2)", "SFT (n trials 3)"]
+    assert [card.defense for card in part_of(made.manifest()).cards] == ["SFT (trials 2)", "SFT (trials 3)"]
 
 
 def test_trials_are_counted_by_how_they_ended(made: Made):

@@ -114,8 +114,7 @@ def pairs_of(a: SearchStudy, b: SearchStudy) -> list[Pair]:
     """Arms of the same defense, settings, guard and threat model; and of each side the one that is left, if it is one
     defended model.
     """
-    keyed = [{_identity(study, arm): arm for arm in study.arms} for study in (a, b)]
-    pairs = [Pair(arm, keyed[1][key]) for key, arm in keyed[0].items() if key in keyed[1]]
+    pairs = _alike(a, b, "base") or _alike(a, b)
     paired = {arm for pair in pairs for arm in pair}
     left = [[arm for arm in study.arms if arm not in paired and study.control(arm) is not None] for study in (a, b)]
     left = [
@@ -125,9 +124,15 @@ def pairs_of(a: SearchStudy, b: SearchStudy) -> list[Pair]:
     return [*pairs, Pair(left[0][0], left[1][0])] if [len(of_side) for of_side in left] == [1, 1] else pairs
 
 
-def _identity(study: SearchStudy, arm: Arm) -> str:
-    first = study.of(arm)[0]
-    return canonical([arm.defense, dict(arm.params), arm.guard, first.threat_model, first.base])
+def _alike(a: SearchStudy, b: SearchStudy, *also: str) -> list[Pair]:
+    keyed = []
+    for study in (a, b):
+        firsts = {arm: study.of(arm)[0] for arm in study.arms}
+        settings = {arm: [arm.defense, dict(arm.params), arm.guard, firsts[arm].threat_model] for arm in study.arms}
+        keyed.append(
+            {canonical([*settings[arm], *(getattr(firsts[arm], name) for name in also)]): arm for arm in study.arms}
+        )
+    return [Pair(arm, keyed[1][key]) for key, arm in keyed[0].items() if key in keyed[1]]
 
 
 def cost_comparison(one: Side, two: Side, pairs: list[Pair]) -> Table:

@@ -58,7 +58,7 @@ def search_samples(view: StoreView, study: SearchStudy) -> list[Sample]:
         rows = (row for row in view.responses(search.folder) if (row.get("attack_seed") or 0) == rerun.number)
         spent = rerun.costs["steps"]
         broke = spent.value if spent is not None and not spent.censored else None
-        moments = _told(rows, broke, None if broke is not None else rerun.stop)
+        moments = _told(rows, broke, rerun.worst)
         seed = next((part for part in reversed(search.seed) if part is not None), "–")
         made.append(Sample(arm.label, f"seed {seed}, re-run {rerun.number}", moments))
     return [sample for sample in made if sample.moments]

@@ -130,7 +130,7 @@ def _rerun(number: int, rows: Sequence[Record], verdicts: Mapping[int, Any]) -> 
         number=number,
         costs=costs,
         harmful=None if bounded is None else bounded.value,
-        stop=None if bounded is None else bounded.step,
+        worst=None if bounded is None else bounded.step,
         measured=_measured(rows),
         verdicts=verdicts,
     )

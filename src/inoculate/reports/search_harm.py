@@ -128,7 +128,7 @@ def _scores(search: Search) -> list[float]:
 
 def _at_worst(search: Search, rerun: Rerun, judge: str) -> tuple[tuple[str, ...], tuple[float, ...]] | None:
     """Prompts and verdicts at a kept step that has the run's bounded harmful score."""
-    for step, rows in sorted(rerun.verdicts.items(), key=lambda item: abs(item[0] - (rerun.stop or 0))):
+    for step, rows in sorted(rerun.verdicts.items(), key=lambda item: abs(item[0] - (rerun.worst or 0))):
         prompts, met = tuple(prompt for prompt, _ in rows), _met(rows, judge)
         utility = rerun.measured.at("utility", step)
         useful = utility is not None and utility.value >= search.bound.utility

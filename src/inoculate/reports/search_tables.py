@@ -69,7 +69,7 @@ def _cost_row(study: SearchStudy, arm: Arm, axis: Axis) -> list[Cell]:
 
 
 def around_table(study: SearchStudy) -> Table:
-    """The model before the attack and where the attacker would stop."""
+    """The model before the attack, and where it was most harmful and useful."""
     shown = [(metric, title) for metric, title in _AROUND if any(_present(s, metric) for s in study.searches)]
     columns = [_DEFENSE, *(Column(f"{title}: before → after") for _, title in shown), Column("Utility bound")]
     rows = []
@@ -81,10 +81,9 @@ def around_table(study: SearchStudy) -> Table:
         rows.append([Cell(arm.label, why), *cells, Cell("–".join(dict.fromkeys(map(rate, (bounds[0], bounds[-1])))))])
     metric = listed(sorted({search.bound.metric.replace("_", " ") for search in study.searches}))
     note = (
-        f"Held-out prompts, means over seeds and re-runs; second lines are 95% intervals over seeds (Student's t). "
-        f"After: at the step where the attacker would stop, at the break or else at the most harmful useful point. "
-        f"Utility is {metric}. Over-refusal and incoherence are rates of what was asked and answered; rates of refusal "
-        "say nothing of a model that babbles, so both are here."
+        "Held-out prompts, means over seeds and re-runs; second lines are 95% intervals over seeds (Student's t). "
+        "After: at each run's most harmful useful step, or where none is useful, at its most useful one. Utility is "
+        f"{metric}. A rate of refusal says nothing of a model that babbles, so incoherence stands beside it."
     )
     return Table("Before the attack, and after it", columns, rows, note)
 
@@ -98,7 +97,7 @@ def _around(study: SearchStudy, arm: Arm, metric: str) -> Cell:
     for search in study.of(arm):
         if (prior := search.prior(metric, judge)) is not None:
             before.append(prior)
-        ends = [point.value for r in search.reruns if (point := r.measured.at(metric, r.stop, judge))]
+        ends = [point.value for r in search.reruns if (point := r.measured.at(metric, r.worst, judge))]
         after += [sum(ends) / len(ends)] if ends else []
     ends = [mean_interval(values) if values else None for values in (before, after)]
     text = " → ".join("–" if end is None else rate(end.value) for end in ends)

@@ -105,8 +105,8 @@ class Rerun:
     """By axis; None: it diverged before it broke."""
     harmful: float | None
     """Bounded by utility."""
-    stop: int | None
-    """The step at which the attacker would stop."""
+    worst: int | None
+    """The step that `harmful` is of: the most harmful useful one."""
     measured: Measured
     verdicts: Mapping[int, Sequence[tuple[str, Mapping[str, str]]]] = field(default_factory=dict)
     """Step → (prompt, judge → verdict) on restricted requests, where responses were kept."""
@@ -154,7 +154,8 @@ class SearchStudy:
 
     def of(self, arm: Arm) -> list[Search]:
         """The searches of one arm, by seed."""
-        return [search for search in self.searches if search.arm == arm]
+        own = (search for search in self.searches if search.arm == arm)
+        return sorted(own, key=lambda search: [-1 if part is None else part for part in search.seed])
 
     def control(self, arm: Arm) -> Arm | None:
         """The undefended arm that this one is in proportion to; None for that arm itself, and where there is none."""
