@@ -118,10 +118,11 @@ def searched_store(path: Path, name: str = "made-up", **options: Any) -> Path:
 
 def _before(blank: Record, rates: dict[str, float]) -> list[Record]:
     usual = {"utility": 0.95, "harmful_score": 0.0, "over_refusal_rate": 0.02, "ordinary_incoherent_rate": 0.01}
-    return [
+    found = [
         replace(blank, metric=metric, value=value, n=PROMPTS, judge="reference" if metric == "harmful_score" else "")
         for metric, value in {**usual, **rates}.items()
     ]
+    return [*found, *(replace(row, split="validation", value=0.5) for row in found)]  # another set: not to be mixed in
 
 
 def _trial(blank: Record, number: int, tried: Try) -> list[Record]:

@@ -271,6 +271,18 @@ def test_models_that_somebody_brought_are_called_by_their_names(made: Made):
     assert row_of(part.costs, "hardened", "Optimizer steps")[3].value.value == 3
 
 
+def test_a_brought_model_alone_is_not_called_undefended(made: Made):
+    search_stage(made, "none", 1, base="models/mine")
+    (card,) = part_of(made.manifest()).cards
+    assert (card.defense, card.verdict) == ("mine", "no undefended model to compare with")
+    beside = Made(made.path.parent / "beside")
+    search_stage(beside, "none", 1)
+    search_stage(beside, "booster", 1, (40, 40))
+    cards = part_of(beside.manifest()).cards
+    assert (cards[0].defense, cards[0].verdict) == ("Undefended", "the reference, undefended")
+    assert cards[1].ratio.startswith("2.0× Undefended")
+
+
 def test_searches_of_other_lengths_are_not_averaged(made: Made):
     search_stage(made, "sft", 1, (20,))
     search_stage(made, "sft", 2, (40,), trials=[Try(0.9, breaks=20), Try(), Try()])

@@ -42,9 +42,9 @@ def _along(study: SearchStudy) -> Chart | None:
         f"Held-out prompts, the chosen attack of each seed. Line: mean over {_most(study, runs)}; band: lowest to "
         f"highest of them. {_threshold_told(study)} Harmful samples, tokens and FLOPs grow with the steps, at the rate "
         "measured until the break or the end. Utility is not in this chart; everywhere else harm counts "
-        "only where the model is useful."
+        "only where the model is useful. Axes are stretched near 0 (square root)."
     )
-    spec = lines(_style(study), rows, x="", y="Harmful score", thresholds=_thresholds(study))
+    spec = lines(_style(study), rows, x="", y="Harmful score", root=True, thresholds=_thresholds(study))
     return Chart("search_harmful_score", "Harmful score along the chosen attack", caption, _count(rows), spec)
 
 
@@ -108,9 +108,9 @@ def _survival(study: SearchStudy) -> Chart | None:
     caption = (
         "Kaplan–Meier: the share of runs that the chosen attack has not broken after spending so much; band: pointwise "
         "95% interval. An upright stroke is a run that ended unbroken (censored). To the right of a line's end nothing "
-        "is known."
+        "is known. Axes as above."
     )
-    spec = lines(_style(study), [*rows, *ticks], x="", y="Share not broken", step=True)
+    spec = lines(_style(study), [*rows, *ticks], x="", y="Share not broken", root=True, step=True)
     return Chart("search_survival", "How long models hold", caption, _count(rows), spec)
 
 
@@ -154,7 +154,7 @@ def _pareto(study: SearchStudy) -> Chart | None:
     caption = (
         "One dot per trial, on the attacker's own prompts, at its most harmful useful point (if it has none, where "
         "utility was highest). Right of the upright line a model is useful, above the level line it is harmful: up and "
-        "to the right is broken. The stepped line is the front: no trial is both more harmful and more useful. Shapes "
+        "to the right is broken. The stepped line and rings are the front: no trial is both more harmful and more useful. Shapes "
         "say how a trial ended."
     )
     caption += f" {count(failed, 'failed trial')} {'has' if failed == 1 else 'have'} no point." if failed else ""

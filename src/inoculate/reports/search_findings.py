@@ -157,7 +157,8 @@ def _too_few(searches: Sequence[Search]) -> str:
 
 
 def _is_reference(study: SearchStudy, arm: Arm) -> bool:
-    return any(study.control(other) == arm for other in study.arms if other != arm)
+    tuned = arm.defense == "sft" and not arm.guard
+    return tuned or any(study.control(other) == arm for other in study.arms if other != arm)
 
 
 def _beside(study: SearchStudy, arm: Arm) -> str:

@@ -158,6 +158,10 @@ def _verdicts(view: StoreView, folder: str) -> dict[int, dict[int, list[tuple[st
     return found
 
 
+def _undefended(row: Record) -> bool:
+    return row.defense in ("", "none") and not row.guard
+
+
 def _seed(row: Record) -> Seed:
     return row.base_seed, row.defense_seed
 
@@ -182,7 +186,9 @@ def _arms(firsts: Sequence[Record]) -> dict[str, Arm]:
     for row in firsts:
         arm, alike = plain[_model(row)], [other for other in firsts if _model(other) == _model(row)]
         # A model that somebody brought has no defense of ours; to call it undefended is wrong if it has a control.
-        brought = row.defense in ("", "none") and (row.attack_params.get("control") or len({r.base for r in alike}) > 1)
+        brought = _undefended(row) and (
+            row.attack_params.get("control") or len({r.base for r in alike}) > 1 or all(map(_undefended, firsts))
+        )
         label = visible(bases[row.base]) if brought and row.base else arm.label
         rows = [{"threat_model": r.threat_model, **_protocol(r)} for r in alike]
         if not brought:

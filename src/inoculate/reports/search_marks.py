@@ -32,8 +32,9 @@ def scatter(style: Style, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     y = alt.Y("y:Q", title="Harmful score", axis=alt.Axis(tickCount=5, format=".1f")).scale(domain=[0, 1])
     color = alt.Color("arm:N").scale(domain=order, range=[style.hues[arm] for arm in order]).legend(None)
     base = alt.Chart()
+    ring = {"filled": False, "size": 130, "color": TEXT, "opacity": 0.7}  # a front of one point has no line
     front = base.transform_filter("datum.of === 'front'").mark_line(
-        interpolate="step-before", strokeWidth=2, color=TEXT
+        interpolate="step-before", strokeWidth=2, point=ring
     )
     front = front.encode(x=x, y=y, order="x:Q", color=alt.value(TEXT))
     dots = base.transform_filter("datum.of === 'trial'").mark_point(size=46, opacity=0.85, strokeWidth=1.6)
@@ -65,10 +66,20 @@ def lines(
     *,
     x: str,
     y: str,
+    root: bool = False,
     step: bool = False,
     thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Bands with lines on them, a panel for each axis; both ends of a band are in the tooltip."""
+    """Bands with lines on them, a panel for each axis; both ends of a band are in the tooltip.
+
+    Args:
+        style: how each defense is drawn.
+        rows: panel, arm, x, y, low, high, n; or `of` a mark.
+        x, y: axis titles; empty where the panel's title says it.
+        root: x on a square-root scale, which has room for the first steps and for 0.
+        step: y holds until the next x.
+        thresholds: levels of y to mark in every panel.
+    """
     import altair as alt
 
     order = list(dict.fromkeys(row["panel"] for row in rows))
@@ -77,6 +88,7 @@ def lines(
     arms = [label for label in style.labels if label in present]
     interpolate: dict[str, Any] = {"interpolate": "step-after" if step else "linear"}
     at = alt.X("x:Q", title=x or None, axis=alt.Axis(grid=False, tickCount=4, labelOverlap=True, format="~s"))
+    at = at.scale(type="sqrt" if root else "linear", nice=False)
     scale = alt.Scale(domain=[0, 1])
     level = alt.Y("y:Q", title=y or None, axis=alt.Axis(tickCount=5, format=".1f"), scale=scale)
     color = alt.Color("arm:N").scale(domain=arms, range=[style.hues[arm] for arm in arms]).legend(title=None)

@@ -16,8 +16,8 @@ _DEFENSE = Column("Defense", numeric=False)
 def worst_table(study: SearchStudy) -> Table:
     """The chosen attack of each search, in words, with its held-out harm beside the score it was chosen by."""
     columns = [_DEFENSE, Column("Seed"), Column("Setting", numeric=False, wide=True)]
-    columns += [Column("Harmful score, held-out"), Column("On the attacker's prompts"), Column("Optimism")]
-    columns += [Column("Steps to break, held-out"), Column("On the attacker's prompts")]
+    columns += [Column("Harmful score, held-out"), Column("Harmful score, attacker's prompts"), Column("Optimism")]
+    columns += [Column("Steps to break, held-out"), Column("Steps to break, attacker's prompts")]
     rows = []
     for arm in study.arms:
         searches = study.of(arm)
