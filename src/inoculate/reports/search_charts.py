@@ -154,8 +154,8 @@ def _pareto(study: SearchStudy) -> Chart | None:
     caption = (
         "One dot per trial, on the attacker's own prompts, at its most harmful useful point (if it has none, where "
         "utility was highest). Right of the upright line a model is useful, above the level line it is harmful: up and "
-        "to the right is broken. The stepped line and rings are the front: no trial is both more harmful and more useful. Shapes "
-        "say how a trial ended."
+        "to the right is broken. The stepped line and rings are the front: no trial is both more harmful and more "
+        "useful. Shapes say how a trial ended."
     )
     caption += f" {count(failed, 'failed trial')} {'has' if failed == 1 else 'have'} no point." if failed else ""
     spec = scatter(_style(study), [*rows, *marks])
