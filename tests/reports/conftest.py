@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from inoculate.core.records import Record, write_records
 
+CHROMIUM = Path("/usr/bin/chromium")
 LENGTH = 600
 SFT_BREAKS = {1e-5: 220, 3e-5: 80, 1e-4: 40}
 HELD = {"sft": 1.0, "booster": 3.2, "vaccine": 1.4}
@@ -31,7 +33,8 @@ class Made:
     def stage(self, kind: str, label: str, records: Sequence[Record], responses: Iterable[dict[str, Any]] = ()) -> str:
         """Write one stage's folder."""
         number = f"{len(self.stages):012x}"
-        status = "diverged" if any(record.status == "diverged" for record in records) else "ok"
+        lost = kind != "search" and any(record.status == "diverged" for record in records)  # a search goes on
+        status = "diverged" if lost else "ok"
         folder = self.path / f"{kind}-{number}"
         folder.mkdir(parents=True)
         about: dict[str, Any] = {
@@ -166,3 +169,48 @@ def make_store(tmp_path: Path) -> Callable[..., Path]:
 def made(tmp_path: Path) -> Made:
     """An empty store to fill."""
     return Made(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"Chromium is not installed at {CHROMIUM}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        args = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = play.chromium.launch(executable_path=str(CHROMIUM), args=args)
+        yield browser
+        browser.close()
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Ask until it is true. Playwright's own waiting needs `eval`, which the page's policy forbids."""
+    for _ in range(100):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"never true: {expression}")
+
+
+DRAWN = "[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg .mark-line path'))"
+
+
+def visit(browser: Any, page_file: Path, width: int = 1280, scheme: str = "light") -> SimpleNamespace:
+    """Open a page and wait for its charts; every request but the page itself is stopped and counted."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, asked, said = context.new_page(), [], []
+
+    def answer(route: Any) -> None:
+        if route.request.url == page_file.as_uri():
+            route.continue_()
+        else:
+            asked.append(route.request.url)
+            route.abort()
+
+    page.route("**/*", answer)
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(page_file.as_uri())
+    wait_until(page, DRAWN)
+    return SimpleNamespace(page=page, asked=asked, said=said)

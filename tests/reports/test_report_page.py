@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.reports.conftest import Made, attack_rows, grid_store, measured, provenance
+from tests.reports.conftest import Made, attack_rows, grid_store, measured, provenance, visit, wait_until
 
 from inoculate.core.errors import InputError
 from inoculate.reports.html import write_report
 
-CHROMIUM = Path("/usr/bin/chromium")
 EVIL = [
     "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>",
     "{{ 7 * 7 }} {% for x in y %}",
@@ -24,52 +22,8 @@ EVIL = [
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"Chromium is not installed at {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        args = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = play.chromium.launch(executable_path=str(CHROMIUM), args=args)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(grid_store(tmp_path_factory.mktemp("report") / "store"))
-
-
-def wait_until(page: Any, expression: str) -> None:
-    """Ask until it is true. Playwright's own waiting needs `eval`, which the page's policy forbids."""
-    for _ in range(100):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(100)
-    pytest.fail(f"never true: {expression}")
-
-
-def visit(browser: Any, page_file: Path, width: int = 1280, scheme: str = "light") -> SimpleNamespace:
-    """Open a page and wait for its charts; every request but the page itself is stopped and counted."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page, asked, said = context.new_page(), [], []
-
-    def answer(route: Any) -> None:
-        if route.request.url == page_file.as_uri():
-            route.continue_()
-        else:
-            asked.append(route.request.url)
-            route.abort()
-
-    page.route("**/*", answer)
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(page_file.as_uri())
-    wait_until(
-        page, "[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg .mark-line path'))"
-    )
-    return SimpleNamespace(page=page, asked=asked, said=said)
 
 
 @pytest.mark.browser

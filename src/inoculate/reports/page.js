@@ -3,6 +3,9 @@
   const COLUMNS = 3, NARROWEST = 230, AXIS = 62, GAP = 24;
   const figures = Array.from(document.querySelectorAll("[data-spec]"));
 
+  // Vega would replace a chart's text alternative by "Vega visualization": it takes it from the description.
+  const told = new Map(figures.map(function (place) { return [place, place.getAttribute("aria-label")]; }));
+
   // Panels stand side by side while there is room, and below each other on a phone.
   function draw(place) {
     const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
@@ -11,6 +14,7 @@
     const panels = Number(place.dataset.panels), most = Math.max(1, Math.min(COLUMNS, panels, fit));
     const columns = Math.ceil(panels / Math.ceil(panels / most));
     spec.columns = columns;
+    spec.description = told.get(place);
     spec.spec.width = Math.min(520, Math.floor((room - GAP * (columns - 1)) / columns));
     return window.vegaEmbed(place, spec, { actions: false, renderer: "svg", ast: true, tooltip: { theme: "custom" } });
   }

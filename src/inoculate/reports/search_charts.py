@@ -155,8 +155,9 @@ def _pareto(study: SearchStudy) -> Chart | None:
         "One dot per trial, on the attacker's own prompts, at its most harmful useful point (if it has none, where "
         "utility was highest). Right of the upright line a model is useful, above the level line it is harmful: up and "
         "to the right is broken. The stepped line is the front: no trial is both more harmful and more useful. Shapes "
-        f"say how a trial ended. {count(failed, 'failed trial')} {'has' if failed == 1 else 'have'} no point."
+        "say how a trial ended."
     )
+    caption += f" {count(failed, 'failed trial')} {'has' if failed == 1 else 'have'} no point." if failed else ""
     spec = scatter(_style(study), [*rows, *marks])
     return Chart("search_pareto", "Harm against utility, all trials", caption, _count(rows), spec)
 

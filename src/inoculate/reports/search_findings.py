@@ -61,7 +61,7 @@ def _worth(study: SearchStudy, arm: Arm) -> str:
     control, found = study.control(arm), study.ratio(arm, STEPS)
     cost = study.median(arm, STEPS)
     if control is None:
-        return "the reference" if _is_reference(study, arm) else "no undefended model to compare with"
+        return "the reference, undefended" if _is_reference(study, arm) else "no undefended model to compare with"
     if found is None or found.value is None:
         if broken_at_all(study, control):
             return "no ratio: the undefended model was broken before the first step"
@@ -163,7 +163,7 @@ def _is_reference(study: SearchStudy, arm: Arm) -> bool:
 def _beside(study: SearchStudy, arm: Arm) -> str:
     control, found = study.control(arm), study.ratio(arm, STEPS)
     if control is None:
-        return "reference" if _is_reference(study, arm) else "no undefended model"
+        return "" if _is_reference(study, arm) else "no undefended model"
     if found is None or found.value is None:
         return f"no ratio to {control.label}"
     seeds = len({search.seed for search in study.of(arm)})

@@ -20,7 +20,8 @@ def not_tried(study: SearchStudy) -> list[str]:
     modes = {str(setting.get("adapter_mode")) for setting in settings}
     absent = [mode for mode in KNOWN_MODES if mode not in modes]
     if absent:
-        told.append(f"Which weights are trained: {listed(sorted(modes))} were tried; {listed(absent)} were not.")
+        verb, not_ = ("was" if len(names) == 1 else "were" for names in (modes, absent))
+        told.append(f"Which weights are trained: {listed(sorted(modes))} {verb} tried; {listed(absent)} {not_} not.")
     single = [(name, values[0]) for name in _VARIED if len(values := _values(settings, name)) == 1]
     if single:
         told.append(f"One value only: {listed([setting_text(name, value) for name, value in single])}.")

@@ -102,13 +102,13 @@ def _around(study: SearchStudy, arm: Arm, metric: str) -> Cell:
         after += [sum(ends) / len(ends)] if ends else []
     ends = [mean_interval(values) if values else None for values in (before, after)]
     text = " → ".join("–" if end is None else rate(end.value) for end in ends)
-    detail = " → ".join(_bounds(end) for end in ends) if any(end and end.interval for end in ends) else ""
+    detail = " → ".join(_bounds(end) for end in ends) if any(_bounds(end) != "–" for end in ends) else ""
     return Cell(text, detail, tuple(ends))
 
 
 def _bounds(found: Estimate | None) -> str:
-    if found is None or found.interval is None:
-        return "–"
+    if found is None or found.interval is None or found.interval.low == found.interval.high:
+        return "–"  # seeds that agree do not make the interval a point
     return f"{max(0.0, found.interval.low):.2f}–{min(1.0, found.interval.high):.2f}"
 
 
