@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from pytest import approx
-from tests.reports.conftest import Made, attack_rows, grid_store, measured, provenance
-from tests.reports.test_report_page import EVIL, browser, visit
+from tests.reports.conftest import Made, attack_rows, grid_store, measured, provenance, visit
+from tests.reports.test_report_page import EVIL
 
 from inoculate.core.records import Record
 from inoculate.reports.few_shot_gather import studies
@@ -21,8 +21,6 @@ from inoculate.reports.gather import gather
 from inoculate.reports.html import write_report
 from inoculate.reports.store_view import read_store
 from inoculate.reports.summary import summarize
-
-__all__ = ["browser"]
 
 TRAINED = {"learning_rate": 1e-3, "align_steps": 2000}
 T_2, T_1 = 4.302652730, 12.706204736
