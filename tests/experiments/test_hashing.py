@@ -151,7 +151,7 @@ def test_a_field_that_came_later_leaves_old_hashes_alone(tmp_path):
         s for s in load_recipe(str(tiny.write(tmp_path, {"matrix": tiny.ONE_LINE}))).stages() if s.kind == "finetune"
     ]
     assert isinstance(attack, Attack)
-    with_it = attack.model_copy(update={"eval_at": (1, 2)})
+    with_it = Attack.model_validate({**attack.model_dump(), "eval_at": (1, 2)})
     assert with_it.folder != attack.folder
 
     class Older(Attack):
