@@ -82,6 +82,16 @@ def test_what_was_not_reached_is_a_bound(made: Made):
     assert "broke it in 0 of 4 runs of 2 seeds within 100 steps" in part.findings[1]
 
 
+def test_seeds_are_drawn_together_so_a_ratio_that_all_share_is_sure(made: Made):
+    """Seeds differ eightfold and each seed's ratio is 2: without pairing by seed the interval would be wide."""
+    for seed, steps in enumerate((10, 20, 40), start=1):
+        search_stage(made, "sft", seed, (steps, steps))
+        search_stage(made, "booster", seed, (2 * steps, 2 * steps))
+    found = row_of(part_of(made.manifest()).costs, "Booster", "Optimizer steps")[3]
+    assert (found.value.value, found.value.low, found.value.high) == (2, 2, 2)
+    assert found.detail == "3 seeds agree: no interval"
+
+
 def test_fewer_than_half_is_said_not_guessed(made: Made):
     search_stage(made, "sft", 1, (40, None, None))
     text = part_of(made.manifest()).findings[0]
