@@ -158,8 +158,15 @@ def test_harm_without_verdicts_at_its_point_rests_on_seeds(made: Made):
         kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] == 0]
         file.write_text("\n".join(kept) + "\n")
     found = row_of(part_of(made.manifest()).worst, "SFT", "all")[3].value
-    assert found.value == pytest.approx(0.85) and "verdicts were not kept" in found.over
+    assert found.value == pytest.approx(0.85) and "no verdicts on the same prompts" in found.over
     assert found.interval.high == 1  # Student's t of .8 and .9 goes beyond
+
+
+def test_runs_on_other_prompts_are_not_laid_on_each_other(made: Made):
+    for seed in (1, 2):
+        search_stage(made, "sft", seed, (20, 20), prompt=f"Of seed {seed}: {{}}")
+    found = row_of(part_of(made.manifest()).worst, "SFT", "all")[3].value
+    assert found.value == pytest.approx(0.8) and "no verdicts on the same prompts" in found.over
 
 
 def test_a_model_that_is_never_useful_does_no_harm(made: Made):
@@ -224,6 +231,15 @@ def test_the_verdict_is_read_from_the_ratio_s_interval(made: Made, breaks: list[
         search_stage(made, "booster", seed, runs)
     card = part_of(made.manifest()).cards[1]
     assert card.verdict == verdict and card.bad == verdict.startswith("breaks sooner")
+
+
+def test_a_lower_bound_below_two_is_not_called_weak(made: Made):
+    """At least 100 of 60 steps: how much more is not known."""
+    for seed in (1, 2):
+        search_stage(made, "sft", seed, (60, 60))
+        search_stage(made, "booster", seed, (None, None))
+    card = part_of(made.manifest()).cards[1]
+    assert card.verdict == "costs more to break than undefended" and card.ratio.startswith("≥ 1.7×")
 
 
 @pytest.mark.parametrize(
