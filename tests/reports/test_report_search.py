@@ -499,6 +499,10 @@ def test_replays_are_named_from_where_they_can_be_run(tmp_path: Path, monkeypatc
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert part_of(store).replays[0].command == part.replays[0].command
+    monkeypatch.chdir(store)
+    assert part_of(Path()).replays[0].command == "inoculate run search-000000000000/worst-attack.yaml"
+    Path("search-000000000000/worst-attack.yaml").unlink()
+    assert len(part_of(Path()).replays) == len(part.replays) - 1
 
 
 def test_a_search_without_trials_is_an_error(made: Made):

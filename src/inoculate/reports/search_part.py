@@ -85,5 +85,6 @@ def _replays(view: StoreView, study: SearchStudy) -> tuple[Replay, ...]:
 
 def _near(file: Path) -> Path:
     """The path from the working folder, or from the store where that lies elsewhere: a page is passed on."""
-    path = Path(os.path.relpath(file.resolve()))
-    return file.relative_to(file.parents[2]) if ".." in path.parts else path
+    whole = file.resolve()
+    path = Path(os.path.relpath(whole))
+    return whole.relative_to(whole.parents[min(2, len(whole.parents) - 1)]) if ".." in path.parts else path
