@@ -82,6 +82,16 @@ def test_what_was_not_reached_is_a_bound(made: Made):
     assert "broke it in 0 of 4 runs of 2 seeds within 100 steps" in part.findings[1]
 
 
+def test_seeds_are_drawn_together_so_a_ratio_that_all_share_is_sure(made: Made):
+    """Seeds differ eightfold and each seed's ratio is 2: without pairing by seed the interval would be wide."""
+    for seed, steps in enumerate((10, 20, 40), start=1):
+        search_stage(made, "sft", seed, (steps, steps))
+        search_stage(made, "booster", seed, (2 * steps, 2 * steps))
+    found = row_of(part_of(made.manifest()).costs, "Booster", "Optimizer steps")[3]
+    assert (found.value.value, found.value.low, found.value.high) == (2, 2, 2)
+    assert found.detail == "3 seeds agree: no interval"
+
+
 def test_fewer_than_half_is_said_not_guessed(made: Made):
     search_stage(made, "sft", 1, (40, None, None))
     text = part_of(made.manifest()).findings[0]
@@ -148,8 +158,15 @@ def test_harm_without_verdicts_at_its_point_rests_on_seeds(made: Made):
         kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] == 0]
         file.write_text("\n".join(kept) + "\n")
     found = row_of(part_of(made.manifest()).worst, "SFT", "all")[3].value
-    assert found.value == pytest.approx(0.85) and "verdicts were not kept" in found.over
+    assert found.value == pytest.approx(0.85) and "no verdicts on the same prompts" in found.over
     assert found.interval.high == 1  # Student's t of .8 and .9 goes beyond
+
+
+def test_runs_on_other_prompts_are_not_laid_on_each_other(made: Made):
+    for seed in (1, 2):
+        search_stage(made, "sft", seed, (20, 20), prompt=f"Of seed {seed}: {{}}")
+    found = row_of(part_of(made.manifest()).worst, "SFT", "all")[3].value
+    assert found.value == pytest.approx(0.8) and "no verdicts on the same prompts" in found.over
 
 
 def test_a_model_that_is_never_useful_does_no_harm(made: Made):
@@ -214,6 +231,15 @@ def test_the_verdict_is_read_from_the_ratio_s_interval(made: Made, breaks: list[
         search_stage(made, "booster", seed, runs)
     card = part_of(made.manifest()).cards[1]
     assert card.verdict == verdict and card.bad == verdict.startswith("breaks sooner")
+
+
+def test_a_lower_bound_below_two_is_not_called_weak(made: Made):
+    """At least 100 of 60 steps: how much more is not known."""
+    for seed in (1, 2):
+        search_stage(made, "sft", seed, (60, 60))
+        search_stage(made, "booster", seed, (None, None))
+    card = part_of(made.manifest()).cards[1]
+    assert card.verdict == "costs more to break than undefended" and card.ratio.startswith("≥ 1.7×")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def harm(study: SearchStudy, arm: Arm) -> Harm | None:
     if found is None:
         interval = mean_interval(means).interval
         clipped = Interval(max(0.0, interval.low), min(1.0, interval.high)) if interval else None
-        return Harm(value, clipped, f"{count(len(means), 'seed')}; verdicts were not kept at these points")
+        return Harm(value, clipped, f"{count(len(means), 'seed')}; no verdicts on the same prompts there")
     rows = found.rows
     over = f"{count(len(found.prompts), 'prompt')}"
     if len(rows) > 1:
@@ -70,7 +70,7 @@ def difference(study: SearchStudy, arm: Arm, other: SearchStudy, beside: Arm) ->
     """Bounded harmful score of one arm minus another's on the same prompts; or why there is none."""
     ours, theirs = outcomes(study, arm), outcomes(other, beside)
     if ours is None or theirs is None:
-        return "verdicts were not kept at the points that count"
+        return "no verdicts on the same prompts where they count"
     if ours.prompts != theirs.prompts:
         return "other prompts"
     return bootstrap_difference(ours.rows, theirs.rows)
