@@ -145,6 +145,13 @@ def test_harm_is_where_it_was_worst_not_where_it_broke(made: Made):
     assert row_of(part.costs, "SFT", "Optimizer steps")[2].value.value == 20
 
 
+def test_harm_that_fades_counts_where_it_was(made: Made):
+    search_stage(made, "sft", 1, (20, 20), level=0.8, peak=0.3)
+    part = part_of(made.manifest())
+    assert row_of(part.worst, "SFT", "1")[3].value.value == pytest.approx(0.8)
+    assert "0.00 → 0.80" in [cell.text for cell in part.around.rows[0]]
+
+
 def test_harm_that_all_runs_agree_on_has_the_interval_of_its_prompts(made: Made):
     search_stage(made, "sft", 1, (20, 20), level=1.0)
     row = row_of(part_of(made.manifest()).worst, "SFT", "1")
@@ -352,6 +359,15 @@ def test_best_of_k_is_exact_over_all_orders(made: Made):
         assert best["y"] == pytest.approx(sum(max(scores[i] for i in s) for s in sets) / len(sets), abs=1e-4)
         (chance,) = rows_in(part, "search_best_of", panel="Chance that one of k breaks it", x=float(k))
         assert chance["y"] == pytest.approx(sum(any(broke[i] for i in s) for s in sets) / len(sets), abs=1e-4)
+
+
+def test_a_mean_over_seeds_ends_with_the_shortest(made: Made):
+    """Two of seed 1's four trials failed: k = 3 and 4 are known of seed 2 alone."""
+    search_stage(made, "sft", 1, trials=[Try(0.9, breaks=20), Try(0.1), Try(status="failed"), Try(status="failed")])
+    search_stage(made, "sft", 2, trials=[Try(0.9, breaks=20), Try(0.1), Try(0.1), Try(0.1)])
+    rows = rows_in(part_of(made.manifest()), "search_best_of", panel="Expected best score of k trials")
+    assert [row["x"] for row in rows] == [1, 2]
+    assert rows[0]["y"] == pytest.approx((0.5 + 0.3) / 2) and rows[1]["low"] == pytest.approx(0.5)
 
 
 def test_the_band_is_the_range_and_the_line_the_mean(tmp_path: Path):

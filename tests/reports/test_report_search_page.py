@@ -197,7 +197,7 @@ def test_two_stores_side_by_side_by_hand(tmp_path: Path):
         f"+{expected.value:.2f} (95% CI {expected.interval.low:+.2f} to {expected.interval.high:+.2f}) over {PROMPTS}"
     )
     assert told.replace("-", "−").replace("+0.00", "0.00") in page
-    assert "takes 2.0 times the steps of B" in page and "differs" not in page
+    assert "takes 2.0 times the steps of B" in page and "A and B differ" not in page
 
 
 def test_other_prompts_are_not_paired(tmp_path: Path):
@@ -205,7 +205,7 @@ def test_other_prompts_are_not_paired(tmp_path: Path):
     two = searched_store(tmp_path / "two", prompt="Other {}", bound={"break_threshold": 0.4})
     page = write_comparison(one, two).read_text(encoding="utf-8")
     assert "No paired difference in harm: other prompts" in page
-    assert "The threshold of harm differs: A 0.5, B 0.4." in page
+    assert "A and B differ in threshold of harm: 0.5 against 0.4." in page
 
 
 def test_one_defense_each_is_a_pair_and_what_has_none_is_named(tmp_path: Path):

@@ -198,7 +198,7 @@ def unlike(one: Side, two: Side, pairs: list[Pair]) -> list[str]:
     ):
         if values[0] != values[1]:
             sides = [listed(sorted(of_side)) for of_side in values]
-            told.append(visible(f"The {what} differs: A {sides[0]}, B {sides[1]}."))
+            told.append(visible(f"A and B differ in {what}: {sides[0]} against {sides[1]}."))
     paired = {arm for pair in pairs for arm in pair}
     for side in (one, two):
         alone = [arm.label for arm in side.part.study.arms if arm not in paired]
