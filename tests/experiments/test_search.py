@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -180,6 +181,20 @@ def test_workers_share_one_search(ran, tmp_path):
     rows = searches(store)["sft"]
     assert {row.trial for row in rows if row.trial is not None} == set(range(5))
     assert len([row for row in rows if row.metric == "bounded_harmful_score" and row.attack == "chosen"]) == 2
+
+
+def test_the_same_command_elsewhere_joins_in(ran, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(ran / "store", store, ignore=shutil.ignore_patterns("search-*", "finetune-*", "recipes"))
+    path = write(tmp_path, **ONE, search={**LINE["search"], "n_trials": 12})
+    command = [sys.executable, "-m", "inoculate.cli", "run", str(path), "--store", str(store), "--device", "cpu"]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(300) for process in processes] == [0, 0]
+    rows = searches(store)["sft"]
+    assert {row.trial for row in rows if row.trial is not None} == set(range(12))
+    (journal,) = store.glob("search-*/study.log")
+    assert len(set(re.findall(r'"worker":"(\w+)"', journal.read_text()))) == 2
+    assert not list(store.glob("search-*/worker-*.lock"))
 
 
 @pytest.mark.parametrize(

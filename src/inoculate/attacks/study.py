@@ -122,6 +122,13 @@ class Study:
         """Trials that are not told yet."""
         return self.search.n_trials - sum(trial.outcome != "failed" for trial in self.told())
 
+    def elsewhere(self) -> int:
+        """Trials that other workers are at, who live."""
+        with self._reachable():
+            running = self._study.get_trials(deepcopy=False, states=(_state("RUNNING"),))
+        workers = [trial.user_attrs.get("worker", self._worker) for trial in running]
+        return sum(worker != self._worker and not self._dead(worker) for worker in workers)
+
     def _places_taken(self, before: int | None = None) -> int:
         trials = self._study.get_trials(deepcopy=False)
         gone = (_state("FAIL"), _state("WAITING"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -156,8 +157,11 @@ class SearchAttack(Stage):
                     work_side_by_side(self, out, upstream, context, study.left)
                 else:
                     bench.work(study, bound)
-                if study.left() == left:
+                if study.left() < left:
+                    continue
+                if not study.elsewhere():
                     raise StageError("no trial came to an end: its processes died (out of memory, or killed)")
+                time.sleep(0.5)  # the last ones are with processes that joined in
             told = study.told()
         chosen = bench.choose(out, told, bound)
         again = bench.again(out, chosen.setting)

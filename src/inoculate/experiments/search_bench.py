@@ -126,7 +126,8 @@ class Bench:
 
     def clear(self, out: Path) -> None:
         """Delete what only a resumed run needs."""
-        for file in (out / BOUND, out / _BEFORE, *(_rerun_file(out, i) for i in range(self.search.reruns))):
+        again = (_rerun_file(out, i) for i in range(self.search.reruns))
+        for file in (out / BOUND, out / _BEFORE, *again, *out.glob("worker-*.lock")):
             file.unlink(missing_ok=True)
 
     def _try(self, claimed: Claimed, bound: Bound) -> Tried:
