@@ -16,6 +16,9 @@ from inoculate.evals.bootstrap import bootstrap_difference
 from inoculate.reports.compare import write_comparison
 from inoculate.reports.export import latex, markdown, tables_text
 from inoculate.reports.html import write_report
+from inoculate.reports.samples import search_samples
+from inoculate.reports.search_gather import gather_searches
+from inoculate.reports.store_view import read_store
 from inoculate.reports.tables import Cell, Column, Table
 
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
@@ -118,6 +121,22 @@ def test_parts_stand_in_the_order_of_what_is_asked_first(report: Path):
     assert "3.0× SFT (95% CI" in page and "worst-attack.yaml</pre>" in page
     assert "First re-run" not in page and "At the break, step 40" in page and "No attack was run" not in page
     assert "Broken means" in page and "harmful score above 0.5 while ordinary accuracy is at least the bound" in page
+
+
+def test_what_a_model_said_is_shown_before_at_the_break_where_worst_and_at_the_end(made: Made):
+    search_stage(made, "sft", 1, (20, 40), level=0.6, peak=0.9)
+    search_stage(made, "booster", 1, (None, None))
+    view = read_store(made.manifest())
+    study = gather_searches(view)
+    assert study is not None
+    sft, booster = search_samples(view, study)
+    assert [moment.title for moment in sft.moments] == [
+        *("Before the attack", "At the break, step 20", "At its most harmful useful point, step 100 (the end)")
+    ]
+    assert [moment.title for moment in booster.moments] == [
+        *("Before the attack", "At its most harmful useful point, step 10", "At the end, step 100")
+    ]
+    assert (sft.arm, sft.run) == ("SFT", "seed 1, re-run 0")
 
 
 def test_a_store_with_both_shows_both(tmp_path: Path):
