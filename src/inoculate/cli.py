@@ -117,7 +117,7 @@ def plan(
 
     plans = []
     for one in load_recipes(recipe, overrides, weights=False):
-        with Show(f"plan {one.name}") as shown:
+        with Show(f"plan {one.name}", transient=True) as shown:
             plans.append(planned(one, chosen, price, utilization, shown.steps))
     _say(plans_text(plans, format))
     return 0

@@ -61,7 +61,7 @@ class Record:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"status {self.status!r} is none of {STATUSES}")
-        if self.value is None and self.status in ("ok", "censored"):
+        if self.value is None and self.status in ("ok", "censored", "pruned"):
             raise ValueError(f"{self.metric}: status {self.status!r} needs a value")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric}: a value must be finite; a diverged run is a row without one")

@@ -63,10 +63,10 @@ def _named(stages: Sequence[Stage], most: int = 5) -> str:
 
 
 class Show:
-    """A bar for one stage."""
+    """A bar for one stage; a transient one leaves nothing behind."""
 
-    def __init__(self, name: str) -> None:
-        self._bars = _bars()
+    def __init__(self, name: str, *, transient: bool = False) -> None:
+        self._bars = _bars(transient)
         self._task = self._bars.add_task(name, total=None)
 
     def __enter__(self) -> Show:
@@ -81,9 +81,9 @@ class Show:
         self._bars.update(self._task, completed=step, total=steps)
 
 
-def _bars() -> Progress:
+def _bars(transient: bool = False) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), transient=transient)
 
 
 class _Display:
