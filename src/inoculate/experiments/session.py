@@ -63,7 +63,7 @@ def _named(stages: Sequence[Stage], most: int = 5) -> str:
 
 
 class Show:
-    """A bar for one stage; a transient one leaves nothing behind."""
+    """A bar for one stage; a transient one is for terminals alone, and leaves nothing behind."""
 
     def __init__(self, name: str, *, transient: bool = False) -> None:
         self._bars = _bars(transient)
@@ -83,7 +83,8 @@ class Show:
 
 def _bars(transient: bool = False) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=transient)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=transient, disable=transient and not console.is_terminal)
 
 
 class _Display:
