@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,9 @@ from inoculate.cli import main
 from inoculate.core.errors import InputError
 from inoculate.core.records import read_records
 from inoculate.experiments.recipe import load_recipe
+from inoculate.experiments.search import SearchAttack
+from inoculate.experiments.search_bench import BOUND, study_of
+from inoculate.experiments.stage import Context
 
 _SETS = {
     name: {"source": f"sandbox-{name}", "split": "heldout", "num_samples": 10} for name in ("restricted", "ordinary")
@@ -192,9 +194,23 @@ def test_the_same_command_elsewhere_joins_in(ran, tmp_path):
     assert [process.wait(300) for process in processes] == [0, 0]
     rows = searches(store)["sft"]
     assert {row.trial for row in rows if row.trial is not None} == set(range(12))
-    (journal,) = store.glob("search-*/study.log")
-    assert len(set(re.findall(r'"worker":"(\w+)"', journal.read_text()))) == 2
     assert not list(store.glob("search-*/worker-*.lock"))
+
+
+def test_who_joins_in_carries_out_trials(ran, tmp_path):
+    """As a second process does that finds the stage's lock taken: before the leader's sign nothing, then all that is left."""
+    (stage,) = load_recipe(str(write(tmp_path, **ONE))).stages()
+    assert isinstance(stage, SearchAttack)
+    upstream, context = (
+        {above.folder: ran / "store" / above.folder for above in stage.upstream()},
+        Context(device="cpu"),
+    )
+    with study_of(stage, tmp_path, context) as leader:
+        stage.assist(tmp_path, upstream, context)
+        assert leader.left() == 5
+        (tmp_path / BOUND).write_text(json.dumps({"threshold": 0.5, "utility": 0.1}))
+        stage.assist(tmp_path, upstream, context)
+        assert leader.left() == 0 and leader.elsewhere() == 0 and len(leader.told()) == 5
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.align import Align
 from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, origin
 from inoculate.experiments.replay import replay_recipe
-from inoculate.experiments.search_bench import BOUND, CHOSEN, Bench, work_side_by_side
+from inoculate.experiments.search_bench import BOUND, CHOSEN, Bench, study_of, work_side_by_side
 from inoculate.experiments.search_records import search_records, telling_responses
 from inoculate.experiments.stage import Context, Input, Stage, evaluation_fingerprints, write_responses
 from inoculate.experiments.store import write_json
@@ -149,7 +149,7 @@ class SearchAttack(Stage):
         bench = Bench(self, upstream, context)
         before = bench.before(out)
         bound = self._bound(before["validation"], upstream)
-        with bench.study(out) as study:
+        with study_of(self, out, context) as study:
             write_json(out / BOUND, asdict(bound))  # the sign that others may join
             study.warm_up((*self.search.warm_starts, *self._inherited(upstream)))
             while left := study.left():
@@ -181,9 +181,9 @@ class SearchAttack(Stage):
             bound = Bound(**json.loads((out / BOUND).read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return  # it has not begun, or it is over
-        bench = Bench(self, upstream, context)
-        with bench.study(out) as study:
-            bench.work(study, bound)
+        with study_of(self, out, context) as study:
+            if study.left():
+                Bench(self, upstream, context).work(study, bound)
 
     def _bound(self, before: Sequence[dict[str, Any]], upstream: Mapping[str, Path]) -> Bound:
         """Utility is measured by the undefended model's, where there is one: a defense may not lower its own bar."""

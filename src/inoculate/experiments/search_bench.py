@@ -39,12 +39,6 @@ class Bench:
         self._evaluators: dict[tuple[str, str], Evaluator] = {}
         self._starts: dict[str, Measured] = {}
 
-    def study(self, out: Path) -> Study:
-        """The search's study, in `out` or in the context's database."""
-        from inoculate.attacks.study import Study
-
-        return Study(out, self.stage.folder, self.search, self.context.storage)
-
     def before(self, out: Path) -> dict[str, list[dict[str, Any]]]:
         """Rows of the model as it is, on both sets of prompts; measured once."""
         file = out / _BEFORE
@@ -164,6 +158,13 @@ class Bench:
             evaluation = self._own(split).model_copy(update={"template": template})
             self._evaluators[split, template] = evaluation.prepare(self.tokenizer)
         return self._evaluators[split, template]
+
+
+def study_of(stage: SearchAttack, out: Path, context: Context) -> Study:
+    """The search's study, in `out` or in the context's database."""
+    from inoculate.attacks.study import Study
+
+    return Study(out, stage.folder, stage.search, context.storage)
 
 
 def rerun_measured_at(search: Any, setting: Setting) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from inoculate.core.errors import InputError, StageError
+from inoculate.core.errors import InoculateError, InputError, StageError
 from inoculate.core.records import Record, write_records
 from inoculate.experiments.stage import Context, Stage
 
@@ -65,12 +65,18 @@ class Store:
         """
         final, partial = self.folder(stage), self.path / f"{stage.folder}.partial"
         lock = FileLock(self.path / f".{stage.folder}.lock")
-        try:
-            lock.acquire(timeout=0.05)
-        except Timeout:
-            if partial.exists():
-                stage.assist(partial, {above.folder: self.folder(above) for above in stage.upstream()}, context)
-            lock.acquire()  # another process is at it: its result is ours
+        above = {stage.folder: self.folder(stage) for stage in stage.upstream()}
+        while True:
+            try:
+                lock.acquire(timeout=1.0)
+                break
+            except Timeout:  # another process is at it: its result is ours, and some of its work may be
+                try:
+                    if partial.exists():
+                        stage.assist(partial, above, context)
+                except (InoculateError, OSError):
+                    if partial.exists():  # else the other one is done, and its folder has its final name
+                        raise
         try:
             if self.has(stage):
                 return False
