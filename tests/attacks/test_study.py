@@ -120,6 +120,19 @@ def test_a_trial_that_lags_is_given_up(tmp_path):
             claimed.report([Point(Spent(10, 0, 0, 0, 0), 0.1, 1.0)], BOUND)
 
 
+def test_a_trial_lags_behind_one_that_broke_the_model_and_ended(tmp_path):
+    with Study(tmp_path, "s", search(n_trials=8, n_startup_trials=2)) as study:
+        for _ in range(3):
+            broke = [Point(Spent(step, step, step, 1.0, 0.0), 0.9 * (step > 0), 1.0) for step in (0, 2)]
+            assert (claimed := study.claim()) is not None
+            claimed.report(broke, BOUND)
+            claimed.tell(Tried("complete", broke, [], 1.0, 0.9), BOUND)
+        assert (late := study.claim()) is not None
+        points = [Point(Spent(step, step, step, 1.0, 0.0), 0.0, 1.0) for step in (0, 200)]
+        with pytest.raises(Pruned):
+            late.report(points, BOUND)
+
+
 def test_too_many_failures_end_the_search(tmp_path):
     with Study(tmp_path, "s", search()) as study, pytest.raises(StageError, match=r"6 trials failed.*no room"):
         for _ in range(20):
@@ -183,6 +196,15 @@ def test_a_worker_that_is_killed_loses_its_trial_alone(tmp_path, storage):
         told = study.told()
     assert len(made) == len(told) == 8 and all(trial.outcome == "complete" for trial in told)
     assert [trial.number for trial in told] == list(range(1, 9))  # trial 0 went with its worker
+
+
+def test_one_that_died_while_it_told_is_tried_anew(tmp_path):
+    with Study(tmp_path, "s", search(n_trials=3)) as study:
+        assert (claimed := study.claim()) is not None
+        claimed._trial.set_user_attr("outcome", "complete")  # and no more: killed here
+    with Study(tmp_path, "s", search(n_trials=3)) as study:
+        assert study.left() == 3
+        assert len(go_on(study)) == 3 and study.left() == 0
 
 
 def test_a_warm_start_outlives_the_worker_that_held_it(tmp_path):

@@ -98,8 +98,9 @@ class Search(Value):
     """Share of the reference's utility before any attack; the reference is the undefended model where there is one."""
     measurements: PositiveInt = 10
     """Points along a run beside its start, at steps that grow by a factor."""
-    prune_percentile: Rate = 0.25
-    """A trial is given up where its best harmful score yet is in this share of the lowest; 0 gives up none."""
+    prune_percentile: Rate = 0.5
+    """A trial is given up where its best harmful score yet is in this share of the lowest of its step, those that broke
+    the model before it counted; 0 gives up none."""
     stop_when_broken: bool = True
     """A trial ends where it has broken the model. Re-runs go on to their last step."""
     warm_starts: tuple[Setting, ...] = ()

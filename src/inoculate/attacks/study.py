@@ -116,7 +116,7 @@ class Study:
         """Trials that ended, in order; of failed ones those that were carried out."""
         with self._reachable():
             trials = self._study.get_trials(deepcopy=False)
-        return [_told(trial) for trial in trials if "outcome" in trial.user_attrs]
+        return [_told(trial) for trial in trials if _has_ended(trial)]
 
     def left(self) -> int:
         """Trials that are not told yet."""
@@ -230,7 +230,15 @@ class Claimed:
             if tried.outcome == "pruned":
                 self._study._study.tell(self._trial, state=_state("PRUNED"))
             else:
+                self._hold(tried.points, bound)
                 self._study._study.tell(self._trial, search.value(tried.points, bound))
+
+    def _hold(self, points: Sequence[Point], bound: Bound) -> None:
+        """Report the last score for steps that were not reached, so that runs which go on lag behind one that broke."""
+        last = points[-1].spent.steps if points else 0
+        for step in self._study.search.measured_at(self.setting.max_steps):
+            if step > last:
+                self._trial.report(bound.harmful(points), step)
 
     def fail(self, why: str) -> None:
         """It says nothing of the attack, and another is tried in its place."""
@@ -257,6 +265,12 @@ def _suggest(trial: optuna.Trial, search: Search) -> Setting:
 
 def _params(setting: Setting) -> dict[str, Any]:
     return setting.model_dump(mode="json", exclude_none=True)
+
+
+def _has_ended(trial: optuna.trial.FrozenTrial) -> bool:
+    """Of one whose worker died while it told, nothing counts: it is tried anew."""
+    failed = trial.user_attrs.get("outcome") == "failed"
+    return "outcome" in trial.user_attrs and trial.state.is_finished() and (trial.state == _state("FAIL")) == failed
 
 
 def _told(trial: optuna.trial.FrozenTrial) -> Told:
