@@ -124,10 +124,12 @@ def test_a_trial_lags_behind_one_that_broke_the_model_and_ended(tmp_path):
     with Study(tmp_path, "s", search(n_trials=8, n_startup_trials=2)) as study:
         for _ in range(3):
             broke = [Point(Spent(step, step, step, 1.0, 0.0), 0.9 * (step > 0), 1.0) for step in (0, 2)]
-            assert (claimed := study.claim()) is not None
+            claimed = study.claim()
+            assert claimed is not None
             claimed.report(broke, BOUND)
             claimed.tell(Tried("complete", broke, [], 1.0, 0.9), BOUND)
-        assert (late := study.claim()) is not None
+        late = study.claim()
+        assert late is not None
         points = [Point(Spent(step, step, step, 1.0, 0.0), 0.0, 1.0) for step in (0, 200)]
         with pytest.raises(Pruned):
             late.report(points, BOUND)
@@ -200,7 +202,8 @@ def test_a_worker_that_is_killed_loses_its_trial_alone(tmp_path, storage):
 
 def test_one_that_died_while_it_told_is_tried_anew(tmp_path):
     with Study(tmp_path, "s", search(n_trials=3)) as study:
-        assert (claimed := study.claim()) is not None
+        claimed = study.claim()
+        assert claimed is not None
         claimed._trial.set_user_attr("outcome", "complete")  # and no more: killed here
     with Study(tmp_path, "s", search(n_trials=3)) as study:
         assert study.left() == 3
