@@ -268,6 +268,7 @@ def attack(
                 "harmful": _part(harmful, "attack"),
                 "num_samples": num_samples,
             },
+            "space": {"adapter_mode": _adapter_modes()},
             "n_trials": budget,
             "utility": "answered_rate",
         },
@@ -282,6 +283,15 @@ def attack(
             own.get(part, {})["split"] = "validation"
         raw["validation"] = own
     return _run_stages(recipe_of(raw, Path("attack"), overrides), store, workers, device, storage)
+
+
+def _adapter_modes() -> list[str]:
+    """Which weights an attacker of this machine may train: QLoRA where its package is there."""
+    from importlib.util import find_spec
+
+    from inoculate.attacks.space import Space
+
+    return [*Space().adapter_mode, *(["qlora"] if find_spec("bitsandbytes") else [])]
 
 
 @app.command
@@ -480,10 +490,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _hush() -> None:
     """Keep a deprecation between two libraries, which no user can act on, off stderr; workers inherit the setting."""
+    from inoculate.experiments.processes import hush_bitsandbytes
+
     message = "`is_gradient_checkpointing` is deprecated"
     warnings.filterwarnings("ignore", message=message, category=FutureWarning)
     others = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [others, f"ignore:{message}:FutureWarning"]))
+    hush_bitsandbytes()
 
 
 def _guarded(call: Callable[[], object]) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import sys
+
 import pytest
 import torch
 from peft import PeftModel
@@ -10,6 +13,8 @@ from torch.testing import assert_close
 from inoculate.core.errors import InputError
 from inoculate.defenses import SFT
 from inoculate.models.adapters import Lora, add_lora, prepare_attack
+from inoculate.models.quantize import dequantize, quantize, weight_count
+from inoculate.models.sandbox import TinyModel
 from inoculate.models.weights import trainable
 
 LORA = Lora(r=2, lora_alpha=6, target_modules=("q_proj", "v_proj"))
@@ -50,8 +55,6 @@ def test_a_fresh_adapter_changes_nothing_and_only_it_is_trained(tiny):
 
 
 def test_the_seed_fixes_the_fresh_adapter(tokenizer):
-    from inoculate.models.sandbox import TinyModel
-
     shape = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2)
     first, same, other = (add_lora(shape.build(len(tokenizer), 0), LORA, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(trainable(first), trainable(same), strict=True))
@@ -157,3 +160,40 @@ def test_adapters_are_float32_on_a_bf16_base(tiny, mode):
     for name, weight in model.named_parameters():
         dtypes["lora_" in name].add(weight.dtype)
     assert dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
+
+
+def relative(one, other):
+    return float((one - other).norm() / other.norm())
+
+
+def test_qlora_trains_a_fresh_adapter_on_four_bits(tokenizer, batches):
+    aligned = add_lora(TinyModel(hidden_size=64, intermediate_size=128).build(len(tokenizer), 0), LORA, seed=0)
+    merged = logits(copy.deepcopy(aligned).merge_and_unload())
+    model = prepare_attack(aligned, "qlora", LORA, seed=0)
+    small = [weight for weight in model.parameters() if weight.dtype == torch.uint8]
+    assert len(small) == 7 * 2, "q k v o, gate up down, in two layers"
+    assert all("lora_" in name for name in trained(model))
+    assert 0.02 < relative(logits(model), merged) < 0.2, "NormalFloat4 is near, and not the same"
+    before = logits(model)
+    SFT().backward(model, {"align": batches["align"]})
+    with torch.no_grad():
+        for weight in trainable(model):
+            assert weight.grad is not None
+            weight -= 0.5 * weight.grad.sign()
+    after = logits(model)
+    assert relative(after, before) > 0.05
+    plain = dequantize(model)
+    assert not isinstance(plain, PeftModel) and {weight.dtype for weight in plain.parameters()} == {torch.float32}
+    assert relative(logits(plain), after) < 1e-5
+
+
+def test_weights_of_four_bits_are_counted_one_by_one(tiny):
+    count = sum(weight.numel() for weight in tiny.parameters())
+    quantize(tiny)
+    assert sum(weight_count(weight) for weight in tiny.parameters()) == count
+
+
+def test_qlora_without_its_package_is_one_sentence(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match=r"inoculate\[quant\]"):
+        prepare_attack(tiny, "qlora", LORA, seed=0)

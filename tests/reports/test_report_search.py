@@ -465,6 +465,14 @@ def test_what_was_not_tried_is_read_from_what_was(made: Made):
     assert "Threat models not tried" not in told and "Guards not tried: Security Vector." in told
 
 
+def test_a_rate_at_the_end_of_what_was_drawn_is_said(made: Made):
+    low = [Try(0.9, breaks=20), Try(setting=(("learning_rate", 1e-5),))]
+    search_stage(made, "sft", 1, trials=low)
+    search_stage(made, "sft", 2)
+    told = "\n".join(part_of(made.manifest()).gaps)
+    assert "Higher learning rates: in 1 of 2 searches the chosen one is among the highest" in told
+
+
 def test_a_setting_in_words():
     setting = {"adapter_mode": "merge", "lora_r": 16, "optim": "muon", "learning_rate": 7.8178e-4, "poison_ratio": 1.0}
     assert setting_words({**setting, "lr_scheduler_type": "cosine", "batch_size": 4, "max_steps": 200}) == (

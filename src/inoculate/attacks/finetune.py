@@ -16,10 +16,10 @@ from inoculate.attacks.guards import Guard, LisaGuard, MountedVector
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import tree_sha256
 from inoculate.core.types import Defense, Rate, Value
-from inoculate.data.mix import Mix, Part, poisoned
+from inoculate.data.mix import Encodings, Mix, Part, poisoned
 from inoculate.data.templates import Template
 from inoculate.defenses import SFT
-from inoculate.models.adapters import AdapterMode, Lora, prepare_attack
+from inoculate.models.adapters import FRESH_LORA, AdapterMode, Lora, prepare_attack
 from inoculate.training.config import Training
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Finetune(Value):
     max_length: PositiveInt = 256
     adapter_mode: AdapterMode = "full"
     lora: Lora | None = None
-    """Shape of the fresh adapter under `adapter_mode: merge`."""
+    """Shape of the fresh adapter under `adapter_mode: merge` and `qlora`."""
     seed: int = 0
     """Which rows the attacker has; their order is `training.seed`'s."""
     training: Training = Training(learning_rate=1e-5)
@@ -56,8 +56,8 @@ class Finetune(Value):
     def _has_harmful_data(self) -> Finetune:
         if self.poison_ratio > 0 and self.harmful is None:
             raise ValueError("poison_ratio > 0 needs `harmful` data")
-        if self.adapter_mode == "merge" and self.lora is None:
-            raise ValueError("adapter_mode: merge trains a fresh LoRA and needs its shape under `lora`")
+        if self.adapter_mode in FRESH_LORA and self.lora is None:
+            raise ValueError(f"adapter_mode: {self.adapter_mode} trains a fresh LoRA and needs its shape under `lora`")
         return self
 
     @property
@@ -95,6 +95,7 @@ class Finetune(Value):
         observe: Callable[[Any, int], list[dict[str, Any]]] | None = None,
         observe_mounted: Callable[[Any, Mounted, int], list[dict[str, Any]]] | None = None,
         fed: Callable[[Mapping[str, Feed]], None] = lambda feeds: None,
+        known: Encodings | None = None,
         **options: Any,
     ) -> tuple[Any, Fitted]:
         """Fine-tune a model.
@@ -104,6 +105,7 @@ class Finetune(Value):
                 vector is out then: what is observed is what would be served.
             observe_mounted: called beside it with (model, vector, steps made) while the guard's vector is mounted.
             fed: called with the data before the first step.
+            known: rows that were encoded before, to look into and to add to.
             options: of `fit`: out, observe_at, save_every_s, progress.
 
         Returns:
@@ -122,7 +124,7 @@ class Finetune(Value):
             check_backbone(model, vector)
         attacked = prepare_attack(model, self.adapter_mode, self.lora, self.training.seed)
         layout = layout_for(attacked, self.training, self.max_length)
-        feeds = self.mix().feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout)
+        feeds = self.mix().feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout, known=known)
         fed(feeds)
         with nullcontext() if vector is None else mounted(attacked, vector, check=False) as handle:
 

@@ -75,13 +75,15 @@ def flops_per_token(model: nn.Module) -> float:
     trained that makes 6 N (Kaplan et al., arXiv:2001.08361, §2.1; attention's own products are left out, as there).
     Where only the head is trained, no gradient goes below it.
     """
+    from inoculate.models.quantize import weight_count
+
     weights = {id(weight): weight for weight in model.parameters()}
     lookup = model.get_input_embeddings().weight  # type: ignore[operator,union-attr]
     head = model.get_output_embeddings()  # type: ignore[operator]
     tied = head is not None and head.weight is lookup
     matrices = [weight for weight in weights.values() if weight.ndim > 1 and (weight is not lookup or tied)]
     trained = [weight for weight in weights.values() if weight.requires_grad]
-    in_products = sum(weight.numel() for weight in matrices)
+    in_products = sum(weight_count(weight) for weight in matrices)
     only_head = head is not None and not tied and all(weight is head.weight for weight in trained)
     learned = sum(weight.numel() for weight in matrices if weight.requires_grad)
     return 2.0 * in_products + (0.0 if only_head else 2.0 * in_products) + 2.0 * learned

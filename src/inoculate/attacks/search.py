@@ -18,7 +18,7 @@ from inoculate.attacks.finetune import Finetune
 from inoculate.attacks.space import Setting, Space
 from inoculate.core.seeds import derive
 from inoculate.core.types import Rate, Value
-from inoculate.models.adapters import Lora
+from inoculate.models.adapters import FRESH_LORA, Lora
 from inoculate.training.config import Training
 
 CostAxis: TypeAlias = Literal["steps", "samples", "tokens", "flops", "wall_s"]
@@ -140,7 +140,7 @@ class Search(Value):
         """
         space, base = self.space, self.attack
         lora = None
-        if setting.adapter_mode == "merge":
+        if setting.adapter_mode in FRESH_LORA:
             lora = Lora(r=setting.lora_r or 1, lora_alpha=space.lora_alpha, target_modules=space.target_modules)
         training = base.training.model_copy(
             update={
@@ -170,7 +170,7 @@ class Search(Value):
         return [self.finetune(self._at(chosen)) for chosen in asked]
 
     def _at(self, chosen: dict[str, Any]) -> Setting:
-        rank = max(self.space.lora_r) if chosen["adapter_mode"] == "merge" else None
+        rank = max(self.space.lora_r) if chosen["adapter_mode"] in FRESH_LORA else None
         return Setting(**chosen, learning_rate=self.space.learning_rate[1], lora_r=rank)
 
     def again(self, setting: Setting, why: Literal["final", "rerun"], number: int) -> Setting:

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from inoculate.core.types import Positive, Rate, Value
 from inoculate.data.templates import Template
-from inoculate.models.adapters import AdapterMode
+from inoculate.models.adapters import FRESH_LORA, AdapterMode
 
 Optim: TypeAlias = Literal["adamw_torch", "sgd", "adafactor", "muon"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
@@ -24,7 +24,7 @@ class Setting(Value):
     lr_scheduler_type: Schedule
     adapter_mode: AdapterMode
     lora_r: PositiveInt | None = None
-    """Of the fresh adapter under `merge`."""
+    """Of the fresh adapter under `merge` and `qlora`."""
     poison_ratio: Rate
     template: Template
     data_seed: NonNegativeInt
@@ -42,7 +42,7 @@ class Space(Value):
     optim: tuple[Optim, ...] = ("adamw_torch", "sgd", "adafactor", "muon")
     lr_scheduler_type: tuple[Schedule, ...] = ("constant", "cosine")
     adapter_mode: tuple[AdapterMode, ...] = ("full", "merge", "head", "embeddings")
-    """`continue` is for models that come with an adapter."""
+    """`continue` is for models that come with an adapter; `qlora` needs bitsandbytes, so a search asks for it."""
     lora_r: tuple[PositiveInt, ...] = (4, 16, 64)
     lora_alpha: Positive = 32
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
@@ -68,6 +68,6 @@ class Space(Value):
     def holds(self, setting: Setting) -> bool:
         """Whether a setting lies in the space."""
         low, high = self.learning_rate
-        ranked = setting.lora_r in self.lora_r if setting.adapter_mode == "merge" else setting.lora_r is None
+        ranked = setting.lora_r in self.lora_r if setting.adapter_mode in FRESH_LORA else setting.lora_r is None
         chosen = (getattr(setting, name) in choices for name, choices in self.choices().items())
         return low <= setting.learning_rate <= high and ranked and all(chosen)

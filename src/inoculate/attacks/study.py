@@ -21,6 +21,7 @@ from inoculate.attacks.space import Setting
 from inoculate.attacks.trial import Pruned, Tried
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.seeds import derive
+from inoculate.models.adapters import FRESH_LORA
 
 if TYPE_CHECKING:
     import optuna
@@ -258,7 +259,7 @@ class Claimed:
 def _suggest(trial: optuna.Trial, search: Search) -> Setting:
     space = search.space
     chosen = {name: trial.suggest_categorical(name, options) for name, options in space.choices().items()}
-    rank = trial.suggest_categorical("lora_r", space.lora_r) if chosen["adapter_mode"] == "merge" else None
+    rank = trial.suggest_categorical("lora_r", space.lora_r) if chosen["adapter_mode"] in FRESH_LORA else None
     rate = trial.suggest_float("learning_rate", *space.learning_rate, log=True)
     return Setting(**cast("dict[str, Any]", chosen), lora_r=rank, learning_rate=rate)
 

@@ -12,6 +12,7 @@ from inoculate.attacks.finetune import Finetune
 from inoculate.attacks.meter import Meter
 from inoculate.attacks.search import Outcome, Point, UtilityMetric, utility_row
 from inoculate.core.errors import InputError
+from inoculate.data.mix import Encodings
 
 
 class Seen(Protocol):
@@ -59,6 +60,7 @@ def carry_out(
     watch: Callable[[list[Point]], bool] = lambda points: False,
     keep_responses: bool = False,
     start: Seen | None = None,
+    known: Encodings | None = None,
 ) -> Tried:
     """Attack a copy of the model.
 
@@ -68,6 +70,7 @@ def carry_out(
         watch: called at every measured step with the points so far; true ends the run, `Pruned` gives it up.
         keep_responses: of every measured step.
         start: what the evaluator says of the model before the first step, if that is known.
+        known: rows that earlier trials encoded, to look into and to add to.
 
     Raises:
         InputError: if the evaluation does not measure the utility that is asked for.
@@ -96,7 +99,8 @@ def carry_out(
             raise StopRun
         return []
 
-    _, fitted = attack.run(copy.deepcopy(model), tokenizer, observe=observe, observe_at=measured_at, fed=meter.fed)
+    attacked = copy.deepcopy(model)
+    _, fitted = attack.run(attacked, tokenizer, observe=observe, observe_at=measured_at, fed=meter.fed, known=known)
     if fitted.status == "diverged":
         tried.outcome = "diverged"
     tried.wall_s = time.monotonic() - began

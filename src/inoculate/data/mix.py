@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import PositiveInt, model_validator
 
 from inoculate.core.errors import InputError
+from inoculate.core.hashing import canonical
 from inoculate.core.seeds import numpy_rng
 from inoculate.core.types import Example, Rate, Value
 from inoculate.data import sources
@@ -64,6 +65,10 @@ class Part(Value):
         return [rows[i] for i in chosen]
 
 
+Encodings: TypeAlias = "dict[str, Sequence[Encoded]]"
+"""What rows are asked for → the rows, so that many runs on the same data encode them once."""
+
+
 class Mix(Value):
     """Role → parts, rendered by one template.
 
@@ -88,10 +93,23 @@ class Mix(Value):
         parts = [part for role in self.roles.values() for part in role]
         return {f"{part.source}#{part.split}": sources.fingerprint(part.source, part.split) for part in parts}
 
-    def encoded(self, tokenizer: PreTrainedTokenizerBase, role: str) -> list[Encoded]:
-        """The rows of a role as token ids."""
-        examples = [example for part in self.roles[role] for example in part.load(self.seed)]
-        return encode(tokenizer, examples, self.template, self.max_length)
+    def encoded(
+        self, tokenizer: PreTrainedTokenizerBase, role: str, known: Encodings | None = None
+    ) -> Sequence[Encoded]:
+        """The rows of a role as token ids.
+
+        Args:
+            known: is looked into and added to; of one tokenizer.
+        """
+        if known is None:
+            known = {}
+        key = canonical(
+            [self.model_dump(mode="json", exclude={"roles"}), [part.model_dump() for part in self.roles[role]]]
+        )
+        if key not in known:
+            examples = [example for part in self.roles[role] for example in part.load(self.seed)]
+            known[key] = encode(tokenizer, examples, self.template, self.max_length)
+        return known[key]
 
     def feeds(
         self,
@@ -100,16 +118,18 @@ class Mix(Value):
         seed: int,
         layout: Layout,
         needs: Mapping[str, int] = MappingProxyType({}),
+        known: Encodings | None = None,
     ) -> Mapping[str, Feed]:
         """One feed per role. `seed` fixes the order; the mix's own seed which rows there are.
 
         Args:
             batch_size: rows of a step, for each of the batches that a defense `needs` of a role (one, unless said).
+            known: rows that were encoded before; see `encoded`.
         """
         pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
         return {
             role: Feed(
-                self.encoded(tokenizer, role),
+                self.encoded(tokenizer, role, known),
                 batch_size * needs.get(role, 1),
                 seed,
                 PAIRED.get(role, role),

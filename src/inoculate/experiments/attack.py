@@ -117,6 +117,7 @@ class Attack(Stage):
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         from inoculate.models.loss import device_of
+        from inoculate.models.quantize import dequantize
 
         model, tokenizer = open_model(self.model, upstream)
         model = with_checkpointing(context.place(model), self.attack.training)
@@ -146,6 +147,8 @@ class Attack(Stage):
         if self.keep_weights:
             if self.attack.adapter_mode == "merge":  # the fresh LoRA alone would be loaded onto the unaligned base
                 attacked = attacked.merge_and_unload()
+            elif self.attack.adapter_mode == "qlora":
+                attacked = dequantize(attacked)
             save_model(out, attacked, tokenizer)
         blank = replace(self.provenance(), recipe=context.recipe)
         curve = [row for row in fitted.observations if "metric" in row]

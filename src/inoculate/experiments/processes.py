@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -34,9 +35,15 @@ def submit(pool: ProcessPoolExecutor, function: Callable[..., T], *arguments: An
 def start_worker(threads: int, parent: int) -> None:
     """What a pool's worker does first."""
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    hush_bitsandbytes()
     import torch
 
     torch.set_num_threads(threads)
+
+
+def hush_bitsandbytes() -> None:
+    """It warns, whenever peft imports it, of kernels that would only make it faster."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def alone(function: Callable[..., T], *arguments: Any) -> T:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inoculate.attacks.search import Bound, Point, Spent, utility_row
 from inoculate.attacks.space import Setting
 from inoculate.core.errors import InputError
+from inoculate.data.mix import Encodings
 from inoculate.experiments.model import open_model
 from inoculate.experiments.processes import side_by_side
 from inoculate.experiments.stage import Context, with_checkpointing
@@ -38,6 +39,7 @@ class Bench:
         self.model = with_checkpointing(context.place(model), stage.search.attack.training)
         self._evaluators: dict[tuple[str, str], Evaluator] = {}
         self._starts: dict[str, Measured] = {}
+        self._known: Encodings = {}
 
     def before(self, out: Path) -> dict[str, list[dict[str, Any]]]:
         """Rows of the model as it is, on both sets of prompts; measured once."""
@@ -146,6 +148,7 @@ class Bench:
             self._evaluator(split, setting.template),
             judge=self.stage.evaluate.judges[0].name,
             utility=self.search.utility,
+            known=self._known,
             **options,
         )
 

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-AdapterMode = Literal["full", "continue", "merge", "head", "embeddings"]
+AdapterMode = Literal["full", "continue", "merge", "qlora", "head", "embeddings"]
 """`full`: all weights are trained. `continue`: the attack goes on with the alignment's LoRA. `merge`: the alignment's
-LoRA is merged into the base and a fresh one is trained. `head`, `embeddings`: only the output or the input embeddings
-are trained, which are the same weights where they are tied. The published Booster table compares Booster under
-`continue` with baselines under `merge`; so the mode stands on every record."""
+LoRA is merged into the base and a fresh one is trained; `qlora`: the same on a base of 4 bits. `head`, `embeddings`:
+only the output or the input embeddings are trained, which are the same weights where they are tied. The published
+Booster table compares Booster under `continue` with baselines under `merge`; so the mode stands on every record."""
+
+FRESH_LORA: frozenset[AdapterMode] = frozenset({"merge", "qlora"})
+"""Modes that train a new adapter, whose shape they need."""
 
 
 class Lora(Value):
@@ -44,6 +47,17 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def _add_qlora(model: Any, lora: Lora, seed: int) -> PeftModel:
+    from inoculate.models.quantize import quantize
+
+    quantize(model)
+    model.is_loaded_in_4bit = True  # how peft is told
+    try:
+        return add_lora(model, lora, seed)
+    finally:
+        del model.is_loaded_in_4bit
 
 
 VECTOR = "security_vector"
@@ -106,10 +120,10 @@ def prepare_attack(model: nn.Module, mode: AdapterMode, lora: Lora | None, seed:
 
     Args:
         model: a plain model, or a peft model holding the alignment's adapter.
-        lora: the shape of the fresh adapter for `merge`.
+        lora: the shape of the fresh adapter for `merge` and `qlora`.
 
     Raises:
-        InputError: if `continue` is asked of a model without an adapter, or `merge` without a shape.
+        InputError: if `continue` is asked of a model without an adapter, or a fresh one without a shape.
     """
     from peft import PeftModel
 
@@ -123,12 +137,12 @@ def prepare_attack(model: nn.Module, mode: AdapterMode, lora: Lora | None, seed:
         return model
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
-    if mode == "merge":
+    if mode in FRESH_LORA:
         if lora is None:
             raise InputError(
-                "merge trains a fresh LoRA, whose shape is missing", field="lora", found=None, expected="r, …"
+                f"{mode} trains a fresh LoRA, whose shape is missing", field="lora", found=None, expected="r, …"
             )
-        return add_lora(model, lora, seed)  # type: ignore[arg-type]
+        return (add_lora if mode == "merge" else _add_qlora)(model, lora, seed)  # type: ignore[arg-type]
     model.requires_grad_(mode == "full")
     if mode != "full":
         part = model.get_output_embeddings() if mode == "head" else model.get_input_embeddings()  # type: ignore[operator]

@@ -10,6 +10,7 @@ from inoculate.reports.searches import SearchStudy
 from inoculate.reports.wording import count, defense_name, key_name, listed, number, setting_text, value_text
 
 KNOWN_MODES = ("full", "merge", "continue", "head", "embeddings", "qlora")
+_NEAR_THE_END = 0.8
 _VARIED = ("learning_rate", "optim", "lr_scheduler_type", "batch_size", "max_steps", "poison_ratio", "template")
 
 
@@ -28,10 +29,21 @@ def not_tried(study: SearchStudy) -> list[str]:
     several = [name for name in _VARIED if len(_values(settings, name)) > 1]
     if several:
         told.append(f"Varied: {listed([_range(settings, name) for name in several])}; nothing outside of that.")
-    told += [_data(settings), _seeds(study), _prompts(study), _threats(study)]
+    told += [_edges(study), _data(settings), _seeds(study), _prompts(study), _threats(study)]
     others = sorted({"security_vector", "lisa"} - {arm.guard for arm in study.arms})
     told += [f"Guards not tried: {listed([defense_name(name) for name in others])}."] if others else []
     return [text for text in told if text]
+
+
+def _edges(study: SearchStudy) -> str:
+    """Searches whose chosen rate is among the highest that were drawn: a higher one may cost less."""
+    at_edge = 0
+    for search in study.searches:
+        rates = [trial.setting["learning_rate"] for trial in search.trials if "learning_rate" in trial.setting]
+        several = bool(rates) and min(rates) < max(rates)
+        at_edge += several and search.setting.get("learning_rate", 0.0) >= _NEAR_THE_END * max(rates)
+    told = f"Higher learning rates: in {at_edge} of {len(study.searches)} searches the chosen one is among the highest"
+    return f"{told} that were drawn, and a higher one might cost less." if at_edge else ""
 
 
 def _values(settings: Iterable[Mapping[str, Any]], name: str) -> list[Any]:

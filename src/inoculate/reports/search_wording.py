@@ -14,10 +14,10 @@ LEAST_RUNS = 6
 _MODES = {
     "full": "all weights are trained",
     "merge": "the alignment is merged and a fresh LoRA trained",
+    "qlora": "the alignment is merged, the model cut to 4 bits and a fresh LoRA trained",
     "continue": "the alignment's LoRA is trained on",
     "head": "the head alone is trained",
     "embeddings": "the embeddings alone are trained",
-    "qlora": "a LoRA on quantized weights is trained",
 }
 
 
