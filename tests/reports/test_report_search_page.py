@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,17 @@ def test_latex_specials_are_commands(char: str):
     assert written.startswith("a\\") and written.endswith("b")
     assert not re.search(r"(?<!\\)[&%$#_~^<>|]", written)
     assert markdown("a  b\n c") == latex("a  b\n c") == "a b c"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_tables_compile(tmp_path):
+    specials = table(["λ_1 \\ 5%", "≥ 3.0×"], ["a&b {c} #1 $x$ ~^", "–"], note="50% & more, α·ĝ, “so”, 1–2, −3 → ∞")
+    (tmp_path / "tables.tex").write_text(tables_text([specials], "T #1_%", "latex"), encoding="utf-8")
+    page = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
+    (tmp_path / "page.tex").write_text(page)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stdout[-1500:]
 
 
 def test_latex_tables_have_a_cell_for_each_column():
