@@ -24,7 +24,7 @@ POLL_S = 0.25
 
 
 class Crew(Protocol):
-    """Takes stages one by one. To enter it hires, to leave it dismisses, and on an error what still runs is ended."""
+    """Takes stages one by one. Those here are contexts: on leaving by an error, what still runs is ended."""
 
     broken: bool
     """Whether it can take no more."""
@@ -44,12 +44,6 @@ class Crew(Protocol):
     def ended(self) -> Iterable[tuple[Stage, Outcome]]:
         """Stages that ended since the last call; waits `POLL_S` at most."""
         ...
-
-    def __enter__(self) -> Crew: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class Processes:

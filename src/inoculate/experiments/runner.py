@@ -81,9 +81,11 @@ def run_stages(
     tell(ran, (), len(ordered))
     if not waiting:
         return ran
-    if crew is None and workers == 1:
+    if crew is not None:
+        return _hand_out(waiting, store, crew, ran, tell, len(ordered))
+    if workers == 1:
         return _run_here(waiting, store, context, ran, tell, len(ordered))
-    with crew or Processes(store, context, workers) as hired:
+    with Processes(store, context, workers) as hired:
         return _hand_out(waiting, store, hired, ran, tell, len(ordered))
 
 
