@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -116,18 +117,21 @@ def two_nodes():
         from ray.cluster_utils import Cluster as Machines
 
         patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
         small = {"num_cpus": 1, "object_store_memory": 80 * MIB}
-        head = {**small, "include_dashboard": False, "ray_client_server_port": 0}
+        head = {**small, "include_dashboard": False, "ray_client_server_port": port}
         machines = Machines(initialize_head=True, head_node_args=head)
         machines.other = machines.add_node(**small)
+        machines.client = f"ray://127.0.0.1:{port}"
         patch.setenv("RAY_ADDRESS", machines.address)
         yield machines
         machines.shutdown()
 
 
-def run(tmp_path, stages, **context):
-    store, context = Store(tmp_path / "store"), Context(recipe="r", device="cpu", **context)
-    with Cluster("ray", store, context, None) as crew:
+def run(tmp_path, stages, on="ray"):
+    store, context = Store(tmp_path / "store"), Context(recipe="r", device="cpu")
+    with Cluster(on, store, context, None) as crew:
         return run_stages(stages, store, context, crew=crew)
 
 
@@ -143,19 +147,31 @@ def _free(file: Path) -> bool:
 def test_a_failure_is_not_retried_and_a_lost_process_is(two_nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "RETRIES", 1)
     broken, refused, dies = (Toy(name=does, does=does) for does in ("raise", "refuse", "die"))
-    good = Toy(name="good")
-    shared = Shared(name="shared", above=(good,))
-    on_broken = Toy(name="on broken", above=(broken,))
-    found = run(tmp_path, [broken, refused, dies, on_broken, shared])
+    good, on_broken = Toy(name="good"), Toy(name="on broken", above=(broken,))
+    found = run(tmp_path, [broken, refused, dies, on_broken, good])
     assert found.failed[broken.folder] == "toy raise: RuntimeError: something broke"
     assert found.failed[refused.folder].startswith("toy refuse: toy.name: not good (found 'refuse', expected another)")
     assert found.refused == {refused.folder}
     assert found.failed[dies.folder].startswith("toy die: its node or process was lost 2 times: ")
     assert (tmp_path / "store" / f"{dies.folder}.failed" / "records.jsonl").exists()
     assert [stage.name for stage in found.skipped] == ["on broken"]
-    assert [stage.name for stage in found.done] == ["good", "shared"] and found.computed == 2
-    assert sorted(ran(tmp_path)) == ["die", "die", "good", "raise", "refuse", "shared"]
+    assert [stage.name for stage in found.done] == ["good"] and found.computed == 1
+    assert sorted(ran(tmp_path)) == ["die", "die", "good", "raise", "refuse"]
     assert not list((tmp_path / "store").glob(".cluster-*"))
+
+
+@pytest.mark.slow
+def test_from_a_machine_outside_the_cluster(two_nodes, tmp_path):
+    """By Ray's client, whose server takes long to start on a busy machine."""
+    broken, good = Toy(name="broken", does="raise"), Toy(name="good")
+    found = run(tmp_path, [broken, good], on=two_nodes.client)
+    assert found.failed == {broken.folder: "toy broken: RuntimeError: something broke"}
+    assert (found.computed, sorted(ran(tmp_path))) == (1, ["broken", "good"])
+
+
+def test_work_that_can_be_shared_out_is_on_both_nodes(two_nodes, tmp_path):
+    found = run(tmp_path, [Shared(name="shared")])
+    assert (found.computed, found.failed, ran(tmp_path)) == (1, {}, ["shared"])
 
 
 def test_a_store_that_no_node_sees(two_nodes, tmp_path, monkeypatch):

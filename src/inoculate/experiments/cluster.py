@@ -6,6 +6,7 @@ that fails with an error is not. The store's locks decide between two processes 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -86,13 +87,14 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         import ray
+        from ray.exceptions import RayError
 
         try:
             for task in self._at:
                 ray.cancel(task, force=True)
             if self._at:
                 ray.wait(list(self._at), num_returns=len(self._at), timeout=10.0)  # until then they hold their locks
-        except (ConnectionError, ray.exceptions.RayError):
+        except (ConnectionError, RayError):
             pass  # the cluster is gone, and with it what ran there
         finally:
             (self._store.path / self._mark).unlink(missing_ok=True)
@@ -213,7 +215,7 @@ def _connect(on: str) -> bool:
     try:
         if match := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
             socket.create_connection((match[1], int(match[2])), timeout=10.0).close()
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
         expected = "the address of a running cluster (`ray start --head`)"
         raise InputError(
@@ -236,6 +238,7 @@ def _check_store(path: Path, mark: str) -> None:
         InputError: naming the nodes that do not see it, or cannot import this package.
     """
     import ray
+    from ray.exceptions import RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     looks = {}
@@ -248,7 +251,7 @@ def _check_store(path: Path, mark: str) -> None:
         try:
             if not ray.get(look):
                 blind.append(host)
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             why = f"the node {host} cannot run inoculate: {_first(error.cause or error)}"
             raise InputError(why, field="--on", expected="the same environment on every node") from None
     if blind:
@@ -275,5 +278,5 @@ def _unseen(path: Path, where: str) -> InputError:
 
 
 def _first(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The beginning of an error's text, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
