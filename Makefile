@@ -37,6 +37,7 @@ bench: setup  ## ratios, measured in one process
 	$(BIN)/python benchmarks/few_shot.py --workers 2
 	$(BIN)/python benchmarks/mlac_step.py
 	$(BIN)/python benchmarks/mlac_step.py --memory
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -30,7 +30,18 @@ Overrides: TypeAlias = Annotated[
     tuple[str, ...], Parameter(name="--set", help="Override a field: a.b.c=value. May be repeated.")
 ]
 StorePath: TypeAlias = Annotated[Path, Parameter(name="--store", help="Folder that keeps the results.")]
-Workers: TypeAlias = Annotated[int, Parameter(help="Processes that run stages side by side.")]
+Workers: TypeAlias = Annotated[
+    int | None,
+    Parameter(help="Processes that run stages side by side: 1, or on a cluster as many as it has room for."),
+]
+On: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        name="--on",
+        help="Run on a Ray cluster: ray (the cluster of RAY_ADDRESS, else one on this machine) or ray://HOST:PORT. All "
+        "nodes must see the store.",
+    ),
+]
 Storage: TypeAlias = Annotated[
     str | None,
     Parameter(
@@ -46,7 +57,8 @@ def run(
     recipe: str,
     *,
     store: StorePath = Path("runs"),
-    workers: Workers = 1,
+    workers: Workers = None,
+    on: On = None,
     overrides: Overrides = (),
     device: str = "auto",
     storage: Storage = None,
@@ -66,8 +78,7 @@ def run(
     """
     from inoculate.experiments.recipe import load_recipes
 
-    if workers < 1:
-        raise InputError("at least one process is needed", field="--workers", found=workers)
+    _check_workers(workers)
     loaded = load_recipes(recipe, overrides)
     if print_config:
         import yaml
@@ -79,7 +90,7 @@ def run(
 
         _say("\n\n".join(describe(one, store) for one in loaded))
         return 0
-    return max(_run_stages(one, store, workers, device, storage) for one in loaded)
+    return max(_run_stages(one, store, workers, device, storage, on) for one in loaded)
 
 
 @app.command
@@ -227,7 +238,8 @@ def attack(
     threat_model: Literal["open_weights", "service"] = "open_weights",
     num_samples: int = 1000,
     store: StorePath = Path("runs"),
-    workers: Workers = 1,
+    workers: Workers = None,
+    on: On = None,
     storage: Storage = None,
     overrides: Overrides = (),
     device: str = "auto",
@@ -250,12 +262,11 @@ def attack(
     budget: Trials: complete, pruned and diverged ones.
     threat_model: open_weights, or service, whose limits are set by `--set threat_model.max_learning_rate=1e-4`.
     num_samples: n, rows of the attacker's data.
-    workers: Processes that share the search's trials.
+    workers: Processes that share the search's trials; on a cluster, tasks.
     """
     from inoculate.experiments.recipe import recipe_of
 
-    if workers < 1:
-        raise InputError("at least one process is needed", field="--workers", found=workers)
+    _check_workers(workers)
     if budget < 1:
         raise InputError("an attack needs at least one trial", field="--budget", found=budget, expected="1 or more")
     raw: dict[str, Any] = {
@@ -282,7 +293,7 @@ def attack(
         for part in ("restricted", "ordinary"):
             own.get(part, {})["split"] = "validation"
         raw["validation"] = own
-    return _run_stages(recipe_of(raw, Path("attack"), overrides), store, workers, device, storage)
+    return _run_stages(recipe_of(raw, Path("attack"), overrides), store, workers, device, storage, on)
 
 
 def _adapter_modes() -> list[str]:
@@ -549,10 +560,17 @@ def _run_into(out: Path, kind: type[Stage], value: dict[str, Any], overrides: tu
     return run_one(out, kind, value, overrides, device, _say)
 
 
-def _run_stages(recipe: Recipe, store: Path, workers: int, device: str, storage: str | None) -> int:
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise InputError("at least one process is needed", field="--workers", found=workers)
+
+
+def _run_stages(
+    recipe: Recipe, store: Path, workers: int | None, device: str, storage: str | None, on: str | None
+) -> int:
     from inoculate.experiments.session import run_recipe
 
-    return run_recipe(recipe, recipe.stages(), store, workers, device, _complain, storage)
+    return run_recipe(recipe, recipe.stages(), store, workers, device, _complain, storage, on)
 
 
 if __name__ == "__main__":

@@ -64,8 +64,10 @@ def write(folder: Path, changes: dict[str, Any] | None = None, file: str = "tiny
     return path
 
 
-def run(path: Path, store: Path, workers: int = 1, overrides: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Run a recipe in this process: the exit code, and what stands on stderr."""
+def run(
+    path: Path, store: Path, workers: int | None = 1, overrides: tuple[str, ...] = (), on: str | None = None
+) -> tuple[int, str]:
+    """Run a recipe from this process: the exit code, and what stands on stderr."""
     torch.set_num_threads(1)
     said: list[str] = []
 
@@ -74,7 +76,7 @@ def run(path: Path, store: Path, workers: int = 1, overrides: tuple[str, ...] = 
         return code
 
     recipe = load_recipe(str(path), overrides)
-    code = run_recipe(recipe, recipe.stages(), store, workers, "cpu", complain)
+    code = run_recipe(recipe, recipe.stages(), store, workers, "cpu", complain, on=on)
     return code, "\n".join(said)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -27,7 +28,7 @@ class Toy(Stage):
     kind: ClassVar[str] = "toy"
     name: str
     above: tuple[Toy, ...] = ()
-    does: Literal["ok", "raise", "refuse", "awkward", "full", "diverge", "die"] = "ok"
+    does: Literal["ok", "raise", "refuse", "awkward", "full", "diverge", "die", "hold"] = "ok"
 
     def upstream(self) -> Sequence[Stage]:
         return self.above
@@ -55,12 +56,34 @@ class Toy(Stage):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "model.safetensors"))
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "hold":
+                wait_for(out.parent.parent / "released")
         self.measure(out, context)
         return "diverged" if self.does == "diverge" else "ok"
 
     def measure(self, out: Path, context: Context) -> None:
         blank = Record(metric="harmful_score", value=0.5, stage=self.folder, recipe=context.recipe)
         write_records(out / "records.jsonl", [blank])
+
+
+class Shared(Toy):
+    """A stage that cannot end without help from a second process."""
+
+    kind: ClassVar[str] = "shared"
+
+    def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
+        wait_for(out / "helped")
+        return super().run(out, upstream, context)
+
+    def assist(self, out: Path, upstream: Mapping[str, Path], context: Context) -> None:
+        (out / "helped").touch()
+
+
+def wait_for(file: Path, patience_s: float = 100.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while not file.exists():
+        assert time.monotonic() < deadline, f"{file} never came"
+        time.sleep(0.05)
 
 
 def ran(folder: Path) -> list[str]:

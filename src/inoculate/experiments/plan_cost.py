@@ -85,7 +85,7 @@ def cost_of(task: Task, seen_before: Seen) -> Cost:
     from inoculate.models.footprint import held_bytes, without_numbers
     from inoculate.models.weights import trainable
 
-    model, tokenizer = _empty(task), tokenizer_at_hand(task.base)
+    model, tokenizer = empty(task), tokenizer_at_hand(task.base)
     if task.training is not None:
         model = with_checkpointing(model, task.training)
     model = without_numbers(model)
@@ -124,8 +124,8 @@ def cost_of(task: Task, seen_before: Seen) -> Cost:
     )
 
 
-def _empty(task: Task) -> Any:
-    """The task's model on the meta device."""
+def empty(task: Task) -> Any:
+    """The task's model on the meta device, its trainable weights marked."""
     import torch
 
     from inoculate.models.sandbox import build_tokenizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,34 @@ def run_recipe(
     recipe: Recipe,
     stages: Sequence[Stage],
     path: Path,
-    workers: int,
+    workers: int | None,
     device: str,
     complain: Callable[[str, int], int],
     storage: str | None = None,
+    on: str | None = None,
 ) -> int:
     """Run a recipe's stages; 0 if all are done, 1 if one failed (the others are kept, and the failed ones named).
 
     2 if all that failed did so because the input was wrong. A diverged stage is done, and said on stderr.
+
+    Args:
+        workers: stages at once; None is one in this process, and on a cluster as many as it has room for.
+        on: the cluster that runs the stages, as `cluster.check_on` allows it; None is this machine.
     """
-    check_device(device)
+    if on is None:
+        check_device(device)
+    else:
+        from inoculate.experiments.cluster import Cluster, check_on
+
+        check_on(on, device)
     store, began = Store(path), time.monotonic()
     context = Context(recipe=recipe.name, device=device, storage=storage)
-    with _bars() as bars:
-        ran = run_stages(stages, store, context, workers, _Display(bars, store, recipe.name).show)
+    with ExitStack() as leaving:
+        crew = None
+        if on is not None and not all(store.has(stage) for stage in in_order(stages)):
+            crew = leaving.enter_context(Cluster(on, store, context, workers))
+        bars = leaving.enter_context(_bars())
+        ran = run_stages(stages, store, context, workers or 1, _Display(bars, store, recipe.name).show, crew)
     for why in ran.failed.values():
         complain(why, 1)
     for stage in ran.done:
