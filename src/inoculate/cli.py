@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 
 from inoculate import __version__
 from inoculate.core.errors import InoculateError, InputError
+from inoculate.core.text import one_line
 
 if TYPE_CHECKING:
     from inoculate.experiments.recipe import Recipe
@@ -516,7 +517,7 @@ def _guarded(call: Callable[[], object]) -> int:
     except InputError as error:
         return _complain(str(error), 2)
     except cyclopts.CycloptsError as error:
-        return _complain(" ".join(str(error).split()), 2)
+        return _complain(str(error), 2)
     except InoculateError as error:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
@@ -525,7 +526,7 @@ def _guarded(call: Callable[[], object]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"inoculate: {message}\n")
+    sys.stderr.write(f"inoculate: {one_line(message)}\n")
     return code
 
 

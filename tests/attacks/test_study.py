@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from inoculate.attacks.search import Bound, Point, Search, Spent
 from inoculate.attacks.space import Setting
-from inoculate.attacks.study import JOURNAL, Study
+from inoculate.attacks.study import JOURNAL, Study, Told
 from inoculate.attacks.trial import Pruned, Tried
 from inoculate.core.errors import InputError, StageError
 
@@ -239,6 +240,31 @@ def test_a_torn_journal_is_named(tmp_path):
     file.write_text("\n".join([*lines[:3], lines[3][:7], *lines[4:]]) + "\n")
     with pytest.raises(InputError, match=rf"{JOURNAL}: the study cannot be read|cannot be read.*{JOURNAL}"):
         Study(tmp_path, "s", search())
+
+
+def test_what_a_killed_process_leaves_does_not_stand_in_the_way(tmp_path, monkeypatch):
+    """Half a line at the journal's end, and the link that is Optuna's own lock: on a relative path it led nowhere, and
+    was waited for without end."""
+    monkeypatch.chdir(tmp_path)
+    with Study(Path("here"), "s", search()) as study:
+        go_on(study, 2)
+        before = study.told()
+    Path(f"here/{JOURNAL}.lock").symlink_to(f"here/{JOURNAL}")
+    with Path(f"here/{JOURNAL}").open("a") as journal:
+        journal.write('{"op_code":8,"trial_')
+    opened: list[list[Told]] = []
+
+    def again() -> None:
+        with Study(Path("here"), "s", search()) as study:
+            opened.append(study.told())
+            go_on(study, 3)
+            opened.append(study.told())
+
+    thread = threading.Thread(target=again, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    assert not thread.is_alive(), "it waits for a process that is dead"
+    assert opened[0] == before and len(opened[1]) > len(before)
 
 
 @pytest.mark.parametrize(

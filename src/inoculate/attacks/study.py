@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "study.log"
+JOURNAL_LOCK = f"{JOURNAL}.held"
 _MOST_FAILED = 5
 """Trials that may fail before the search gives up, beside one for each ten that are asked for."""
 
@@ -305,13 +306,42 @@ def _storage(folder: Path, url: str | None) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        lock = _JournalLock(folder)
+        _drop_torn_line(folder / JOURNAL, lock)
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock_obj=cast("Any", lock)))
     try:
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as error:
         raise InputError(
             f"a package is missing: {error}", field="--storage", expected="pip install 'inoculate[postgres]'"
         ) from None
+
+
+class _JournalLock:
+    """A lock that goes with its holder. Optuna's own is a link, which outlives a killed process; where the store's path
+    is relative the link leads nowhere, and Optuna would wait for it without end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = FileLock(folder / JOURNAL_LOCK)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _drop_torn_line(journal: Path, lock: _JournalLock) -> None:
+    """Cut off the line that a killed process, or a full disk, left half written: it was never told."""
+    lock.acquire()
+    try:
+        data = journal.read_bytes() if journal.exists() else b""
+        if not data.endswith(b"\n"):
+            with journal.open("r+b" if data else "ab") as file:
+                file.truncate(data.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _shown(url: str | None) -> str | None:

@@ -60,10 +60,17 @@ class InputError(InoculateError):
 
     def located(self, *, file: object = None, field: str | None = None) -> InputError:
         """The same error with a file or a field name where it had none."""
+        return self._with(self.file if self.file is not None else file, self.field if self.field is not None else field)
+
+    def inside(self, file: object) -> InputError:
+        """The same error of something that `file` names: `file` comes first."""
+        return self._with(file if self.file in (None, file) else f"{file}: {self.file}", self.field)
+
+    def _with(self, file: object, field: str | None) -> InputError:
         twin = InputError(
             self.problem,
-            file=self.file if self.file is not None else file,
-            field=self.field if self.field is not None else field,
+            file=file,
+            field=field,
             found=self.found,
             expected=self.expected,
         )

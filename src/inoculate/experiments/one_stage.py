@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,12 +37,16 @@ def run_one(
         stage = kind.model_validate(value)
     except ValidationError as error:
         raise input_error(error, kind, value, None) from None
+    work = out.parent / f".{out.name}.work"
+    resumed = work.exists()
+    if resumed and _is_done(out, stage):  # killed after the rename: what is left is to tidy up
+        shutil.rmtree(work)
+        say(f"{out}: {stage.label()}")
+        return 0
     if out.exists():
         raise InputError("exists already", file=out, field="--out", expected="a new folder")
     check_device(device)
     check_inputs([stage])
-    work = out.parent / f".{out.name}.work"
-    resumed = work.exists()
     store = Store(work, option="--out")
     try:
         with Show(kind.kind) as show:
@@ -56,3 +61,11 @@ def run_one(
     shutil.rmtree(store.path)
     say(f"{out}: {stage.label()}")
     return 0
+
+
+def _is_done(out: Path, stage: Stage) -> bool:
+    """Whether this very stage has its folder already."""
+    try:
+        return json.loads((out / "stage.json").read_text(encoding="utf-8"))["hash"] == stage.hash
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

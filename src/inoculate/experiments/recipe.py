@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from inoculate.core.errors import InputError
@@ -17,6 +16,7 @@ from inoculate.core.types import JsonDict, Value
 from inoculate.experiments.base import Pretrained
 from inoculate.experiments.blame import input_error
 from inoculate.experiments.lines import CostLine, FewShotLine, Line
+from inoculate.experiments.plain_yaml import parse_yaml, read_yaml
 from inoculate.experiments.search_line import SearchLine
 from inoculate.experiments.stage import Stage, check_inputs
 
@@ -123,7 +123,7 @@ def recipe_of(raw: dict[str, Any], path: Path, overrides: Sequence[str] = (), *,
         check_inputs((stage for line in lines for stage in line.stages()), but=() if weights else (Pretrained,))
         recipe.stages()
     except InputError as error:
-        raise error.located(file=path) from None
+        raise (error.inside(path) if path.is_file() else error.located(file=path)) from None
     return recipe
 
 
@@ -135,10 +135,7 @@ def _file(name: str) -> Path:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=path) from None
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise InputError("a recipe is a mapping of keys", file=path, found=type(raw).__name__)
     return raw
@@ -232,9 +229,10 @@ def parse_override(override: str) -> tuple[str, Any]:
     if not sign or not key:
         raise InputError("not of the form a.b.c=value", file="--set", found=override)
     try:
-        return key, yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError("the value is not valid YAML", file="--set", field=key, found=text) from None
+        return key, parse_yaml(text)
+    except InputError as error:
+        problem = "the value is not valid YAML" if "valid YAML" in error.problem else error.problem
+        raise InputError(problem, file="--set", field=key, found=text) from None
 
 
 def set_field(tree: dict[str, Any], key: str, value: Any, file: object) -> None:

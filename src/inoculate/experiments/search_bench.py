@@ -122,8 +122,10 @@ class Bench:
 
     def clear(self, out: Path) -> None:
         """Delete what only a resumed run needs."""
+        from inoculate.attacks.study import JOURNAL_LOCK
+
         again = (_rerun_file(out, i) for i in range(self.search.reruns))
-        for file in (out / BOUND, out / _BEFORE, *again, *out.glob("worker-*.lock")):
+        for file in (out / BOUND, out / _BEFORE, out / JOURNAL_LOCK, *again, *out.glob("worker-*.lock")):
             file.unlink(missing_ok=True)
 
     def _try(self, claimed: Claimed, bound: Bound) -> Tried:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from inoculate.models.checkpoint import (
     Located,
     base_of,
     explained,
-    first_line,
     locate,
     named,
     packaged_model,
@@ -40,6 +40,8 @@ _CONFIGS: Mapping[str, dict[str, Any]] = MappingProxyType(
     }
 )
 
+_MOST_LAYERS = 10_000
+"""Beyond it a configuration is a mistake, and to build it layer by layer would not end."""
 _OFFLINE = "a connection to the hub, a local folder with config.json, or the shape of the model under base.shape"
 
 
@@ -95,13 +97,24 @@ def _built(address: str, expected: Mapping[str, Any] | None, dtype: str = "float
     from transformers import AutoModelForCausalLM
 
     config = _config(address, expected)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > _MOST_LAYERS:
+        raise InputError("too many layers", file=address, field="num_hidden_layers", found=layers)
+    with _sensible(address), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=getattr(torch, dtype))
+
+
+@contextmanager
+def _sensible(address: str) -> Iterator[None]:
+    """A configuration is a stranger's text, and transformers fails in many ways over odd values in it."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    odd = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
     try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=getattr(torch, dtype))
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            f"not the configuration of a causal language model: {first_line(error)}", file=address
-        ) from None
+        yield
+    except (*odd, StrictDataclassError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"not the configuration of a causal language model: {why[:300]}", file=address) from None
 
 
 def _adapted(model: Any, folder: Any) -> Any:
@@ -142,4 +155,5 @@ def _described(config: Mapping[str, Any], address: str) -> PretrainedConfig:
         raise InputError(
             "no such model type", file=address, field="model_type", found=model_type, known=CONFIG_MAPPING.keys()
         )
-    return AutoConfig.for_model(model_type, **{key: value for key, value in config.items() if key != "model_type"})
+    with _sensible(address):
+        return AutoConfig.for_model(model_type, **{key: value for key, value in config.items() if key != "model_type"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from inoculate.core.text import visible as visible
+
 _DEFENSES = {
     "": "Undefended",
     "none": "Undefended",
@@ -55,7 +57,6 @@ _TITLES = {
     "alpha": "α (length of the simulated step, L2)",
     "rho": "ρ (length of the perturbation, L2)",
 }
-_INVISIBLE = {0x200B, 0x200C, 0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2060, 0x206A)}
 
 
 def defense_name(name: str) -> str:
@@ -126,21 +127,3 @@ def count(n: int, noun: str) -> str:
 def listed(parts: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
-
-
-def visible(text: str) -> str:
-    """Control characters, direction overrides and lone surrogates made visible; line breaks and tabs kept."""
-    return "".join(_shown(char) for char in text)
-
-
-def _shown(char: str) -> str:
-    code = ord(char)
-    if char in "\n\t" or (0x20 <= code < 0x7F):
-        return char
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "␡"
-    if code < 0xA0 or code in _INVISIBLE or 0xD800 <= code < 0xE000 or code >= 0xE0000:
-        return f"⟨U+{code:04X}⟩"
-    return char
