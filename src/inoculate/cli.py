@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 
 from inoculate import __version__
 from inoculate.core.errors import InoculateError, InputError
+from inoculate.core.plugins import LEFT_OUT, PlugInWarning
 
 if TYPE_CHECKING:
     from inoculate.experiments.recipe import Recipe
@@ -38,7 +39,7 @@ Storage: TypeAlias = Annotated[
         "journal beside its results."
     ),
 ]
-Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "sources", "models", "worlds"]
+Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "tasks", "sources", "models", "worlds"]
 
 
 @app.command
@@ -328,6 +329,7 @@ def evaluate(
     restricted: str | None = None,
     ordinary: str | None = None,
     task: str | None = None,
+    base_url: str | None = None,
     template: str = "chat",
     overrides: Overrides = (),
     device: str = "auto",
@@ -336,7 +338,10 @@ def evaluate(
 
     Parameters
     ----------
-    model: Hub id, local folder, adapter folder, GGUF file, or `asset:smollm2`.
+    model: Hub id, local folder, adapter folder, GGUF file, or `asset:smollm2`; with --base-url, the name it is
+        served under.
+    base_url: Of an OpenAI-compatible endpoint that serves the model, as http://127.0.0.1:8000/v1. What needs weights
+        is then left out. Its key is read from OPENAI_API_KEY; `--set model.api_key_env=NAME` for another.
     out: Folder to write; it must not exist.
     restricted: Restricted requests with the answers that would be harmful.
     ordinary: Requests that should be answered.
@@ -347,8 +352,9 @@ def evaluate(
 
     if restricted is None and ordinary is None and task is None:
         raise InputError("nothing to measure", expected="--restricted, --ordinary or --task")
+    served = {"name": "served", "base_url": base_url, "model": model}
     value = {
-        "model": {"name": "pretrained", "name_or_path": model},
+        "model": {"name": "pretrained", "name_or_path": model} if base_url is None else served,
         "evaluate": _evaluation(restricted, ordinary, task, template),
     }
     return _run_into(out, Evaluate, value, overrides, device)
@@ -463,7 +469,7 @@ def list_(kind: Kind) -> int:
 
     Parameters
     ----------
-    kind: recipes, defenses, attacks, judges, sources, models or worlds.
+    kind: recipes, defenses, attacks, judges, tasks, sources, models or worlds; plug-ins with their package.
     """
     from inoculate.experiments.listing import listing
 
@@ -479,11 +485,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _hush() -> None:
-    """Keep a deprecation between two libraries, which no user can act on, off stderr; workers inherit the setting."""
+    """Keep a deprecation between two libraries, which no user can act on, off stderr; workers inherit the setting.
+    What is said of a plug-in is one line, as all that the command says."""
     message = "`is_gradient_checkpointing` is deprecated"
     warnings.filterwarnings("ignore", message=message, category=FutureWarning)
     others = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [others, f"ignore:{message}:FutureWarning"]))
+    # a plug-in that is left out is told of once, here, and not by every worker again
+    told = [others, f"ignore:{message}:FutureWarning", f"ignore:{LEFT_OUT} :UserWarning"]
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, told))
+    usual = warnings.formatwarning
+
+    def one_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        return f"inoculate: {message}\n" if issubclass(category, PlugInWarning) else usual(message, category, *where)
+
+    warnings.formatwarning = one_line
 
 
 def _guarded(call: Callable[[], object]) -> int:

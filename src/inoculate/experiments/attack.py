@@ -11,6 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from inoculate.attacks.finetune import Finetune, attack_params, guard_params
 from inoculate.attacks.guards import MountedVector
+from inoculate.attacks.table import FinetuneConfig
 from inoculate.attacks.threat_model import LIMITS, OpenWeights, ThreatModel
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import tree_sha256
@@ -21,6 +22,7 @@ from inoculate.data.mix import Part
 from inoculate.data.templates import encode
 from inoculate.evals.diagnostics import diagnose, harm_rows, mounted_rows
 from inoculate.evals.evaluate import Evaluation
+from inoculate.evals.served import UNMEASURED, Served
 from inoculate.evals.statistics import steps_to_break
 from inoculate.experiments.align import Align
 from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, open_model, origin
@@ -48,7 +50,7 @@ class Attack(Stage):
     unhashed: ClassVar[Mapping[str, Any]] = {"threat_model": LIMITS}
     added: ClassVar[frozenset[str]] = frozenset({"eval_at"})
     model: Model
-    attack: Finetune
+    attack: FinetuneConfig
     evaluate: Evaluation
     eval_every: PositiveInt = 20
     """Optimizer steps between measurements; the start and the end are always measured."""
@@ -202,7 +204,8 @@ class Evaluate(Stage):
     kind: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 2
     unhashed: ClassVar[Mapping[str, Any]] = {"threat_model": LIMITS}
-    model: Model
+    model: Model | Served
+    """One that is served is measured without what needs its weights; which weights those are, its server knows."""
     evaluate: Evaluation
     threat_model: ThreatModel = OpenWeights()
     """Under which the model is to be attacked: it stands on the records."""
@@ -222,9 +225,15 @@ class Evaluate(Stage):
     def provenance(self) -> Record:
         return replace(origin(self.model), stage=self.folder, attack="none", threat_model=self.threat_model.name)
 
+    def unmeasured(self) -> Sequence[str]:
+        return UNMEASURED if isinstance(self.model, Served) and self.evaluate.restricted is not None else ()
+
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
-        model, tokenizer = open_model(self.model, upstream)
-        measured = self.evaluate.prepare(tokenizer).measure(context.place(model))
+        if isinstance(self.model, Served):
+            measured = self.evaluate.prepare(None).measure(self.model)
+        else:
+            model, tokenizer = open_model(self.model, upstream)
+            measured = self.evaluate.prepare(tokenizer).measure(context.place(model))
         blank = replace(self.provenance(), recipe=context.recipe, step=0)
         write_records(out / "records.jsonl", [replace(blank, **row) for row in measured.rows])
         write_responses(out, [{"step": 0, **row} for row in measured.responses])
