@@ -142,7 +142,8 @@ WRONG = {
     ),
     "a task that nothing scores": (
         ["evaluate", "model", "--task", "rows.jsonl", "--out", "new"],
-        "evaluate.task: answers of this source cannot be scored (found 'rows.jsonl')",
+        "evaluate.task: answers of this source cannot be scored (found 'rows.jsonl', expected a source with labels or "
+        "numbers, or evaluate.scoring, as in {name: number})",
     ),
     "an unknown judge": (
         [*EVALUATE, "--set", "evaluate.judges=[{name: refusl}]"],

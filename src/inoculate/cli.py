@@ -39,6 +39,10 @@ Storage: TypeAlias = Annotated[
         "journal beside its results."
     ),
 ]
+MeasuredIn: TypeAlias = Annotated[
+    Path | None,
+    Parameter(name="--store", help="Store with evaluations, attacks or searches on this model, for its model card."),
+]
 Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "tasks", "sources", "models", "worlds"]
 
 
@@ -361,7 +365,7 @@ def evaluate(
 
 
 @app.command
-def push(folder: Path, repo: str, *, private: bool = True, attacked: bool = False) -> int:
+def push(folder: Path, repo: str, *, private: bool = True, attacked: bool = False, measured: MeasuredIn = None) -> int:
     """Push a model's folder to the Hugging Face hub; weights that an attack has trained only with `--attacked`.
 
     Parameters
@@ -371,9 +375,27 @@ def push(folder: Path, repo: str, *, private: bool = True, attacked: bool = Fals
     private: Whether a repository that is made now is private.
     attacked: Push weights that were fine-tuned by an attack all the same.
     """
+    from inoculate.experiments.push import own_readme
     from inoculate.experiments.push import push as pushed
+    from inoculate.reports.card import model_card
 
-    _say(f"pushed: {pushed(folder, repo, private=private, attacked=attacked)}")
+    ours = (folder / "stage.json").exists() and not own_readme(folder)
+    text = model_card(folder, measured) if ours or measured is not None else None
+    _say(f"pushed: {pushed(folder, repo, private=private, attacked=attacked, card=text)}")
+    return 0
+
+
+@app.command
+def card(folder: Path, *, measured: MeasuredIn = None) -> int:
+    """Show the model card that `push` writes for a folder without a README.md of its own; no network is used.
+
+    Parameters
+    ----------
+    folder: What `align`, `finetune` or `vector` wrote, or a stage's folder in a store.
+    """
+    from inoculate.reports.card import model_card
+
+    _say(model_card(folder, measured))
     return 0
 
 
