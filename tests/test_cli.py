@@ -138,7 +138,7 @@ WRONG = {
     ),
     "nothing to measure": (
         ["evaluate", "model", "--out", "new"],
-        "nothing to measure (expected --restricted, --ordinary or --task)",
+        "nothing to measure (expected --restricted, --ordinary, --task or --lm-eval)",
     ),
     "a task that nothing scores": (
         ["evaluate", "model", "--task", "rows.jsonl", "--out", "new"],

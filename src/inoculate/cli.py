@@ -333,6 +333,8 @@ def evaluate(
     restricted: str | None = None,
     ordinary: str | None = None,
     task: str | None = None,
+    lm_eval: str | None = None,
+    lm_eval_include: Path | None = None,
     base_url: str | None = None,
     template: str = "chat",
     overrides: Overrides = (),
@@ -344,6 +346,9 @@ def evaluate(
     ----------
     model: Hub id, local folder, adapter folder, GGUF file, or `asset:smollm2`; with --base-url, the name it is
         served under.
+    lm_eval: Tasks of lm-eval with commas between them, as in its own --tasks; `--set lm_eval.limit=100` and other
+        settings. Needs the extra `eval`.
+    lm_eval_include: A folder with task YAMLs of your own, as lm-eval's --include_path.
     base_url: Of an OpenAI-compatible endpoint that serves the model, as http://127.0.0.1:8000/v1. What needs weights
         is then left out. Its key is read from OPENAI_API_KEY; `--set model.api_key_env=NAME` for another.
     out: Folder to write; it must not exist.
@@ -354,13 +359,18 @@ def evaluate(
     """
     from inoculate.experiments.attack import Evaluate
 
-    if restricted is None and ordinary is None and task is None:
-        raise InputError("nothing to measure", expected="--restricted, --ordinary or --task")
+    if lm_eval_include is not None and lm_eval is None:
+        raise InputError("a folder of tasks, and none is asked for", field="--lm-eval-include", expected="--lm-eval")
+    if (restricted, ordinary, task, lm_eval) == (None,) * 4:
+        raise InputError("nothing to measure", expected="--restricted, --ordinary, --task or --lm-eval")
     served = {"name": "served", "base_url": base_url, "model": model}
     value = {
         "model": {"name": "pretrained", "name_or_path": model} if base_url is None else served,
         "evaluate": _evaluation(restricted, ordinary, task, template),
     }
+    if lm_eval is not None:
+        folder = None if lm_eval_include is None else str(lm_eval_include)
+        value["lm_eval"] = {"tasks": [name.strip() for name in lm_eval.split(",")], "include_path": folder}
     return _run_into(out, Evaluate, value, overrides, device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from inoculate.data.mix import Part
 from inoculate.data.templates import encode
 from inoculate.evals.diagnostics import diagnose, harm_rows, mounted_rows
 from inoculate.evals.evaluate import Evaluation
+from inoculate.evals.lm_eval import LmEval
 from inoculate.evals.served import UNMEASURED, Served
 from inoculate.evals.statistics import steps_to_break
 from inoculate.experiments.align import Align
@@ -204,20 +206,33 @@ class Evaluate(Stage):
     kind: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 2
     unhashed: ClassVar[Mapping[str, Any]] = {"threat_model": LIMITS}
+    added: ClassVar[frozenset[str]] = frozenset({"lm_eval"})
     model: Model | Served
     """One that is served is measured without what needs its weights; which weights those are, its server knows."""
     evaluate: Evaluation
     threat_model: ThreatModel = OpenWeights()
     """Under which the model is to be attacked: it stands on the records."""
+    lm_eval: LmEval | None = None
+    """Tasks of lm-eval, for the utility that the sources here do not measure."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Evaluate:
+        if self.lm_eval is not None and isinstance(self.model, Served):
+            raise ValueError(
+                "lm_eval is run on weights; a served model is for lm-eval's own command (local-completions)"
+            )
+        return self
 
     def upstream(self) -> Sequence[Stage]:
         return (self.model,) if isinstance(self.model, Align) else ()
 
     def inputs(self) -> Iterable[Input]:
-        return (*inputs_of(self.model), self.evaluate)
+        harness = () if self.lm_eval is None else (self.lm_eval,)
+        return (*inputs_of(self.model), self.evaluate, *harness)
 
     def fingerprints(self) -> dict[str, str]:
-        return evaluation_fingerprints(self.evaluate) | model_fingerprint(self.model)
+        harness = {} if self.lm_eval is None else self.lm_eval.fingerprint()
+        return evaluation_fingerprints(self.evaluate) | model_fingerprint(self.model) | harness
 
     def label(self) -> str:
         return f"evaluate {name_of(self.model)}"
@@ -233,7 +248,13 @@ class Evaluate(Stage):
             measured = self.evaluate.prepare(None).measure(self.model)
         else:
             model, tokenizer = open_model(self.model, upstream)
-            measured = self.evaluate.prepare(tokenizer).measure(context.place(model))
+            model = context.place(model)
+            measured = self.evaluate.prepare(tokenizer).measure(model)
+            if self.lm_eval is not None:
+                found = self.lm_eval.measure(model.eval(), tokenizer)
+                measured.rows.extend(found.rows)
+                told = json.dumps(found.about, indent=1, default=str, ensure_ascii=False)
+                (out / "lm_eval.json").write_text(told + "\n", encoding="utf-8")
         blank = replace(self.provenance(), recipe=context.recipe, step=0)
         write_records(out / "records.jsonl", [replace(blank, **row) for row in measured.rows])
         write_responses(out, [{"step": 0, **row} for row in measured.responses])
