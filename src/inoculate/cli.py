@@ -416,8 +416,9 @@ def records(
     recipe: str | None = None,
     metric: str | None = None,
     format: Literal["table", "csv", "json"] = "table",
+    inspect: Path | None = None,
 ) -> int:
-    """Print the measured rows of a store.
+    """Print the measured rows of a store, or write what its models said as logs for Inspect.
 
     Parameters
     ----------
@@ -425,10 +426,16 @@ def records(
     recipe: Only this recipe's rows.
     metric: Only this metric's rows.
     format: table, csv or json.
+    inspect: A folder to make, for one eval log of Inspect (inspect_ai) per measured state of a model.
     """
     from inoculate.reports.store_view import read_store
     from inoculate.reports.tables import records_table
 
+    if inspect is not None:
+        from inoculate.reports.inspect_log import write_logs
+
+        _say(f"{inspect}: {len(write_logs(read_store(store, recipe), inspect))} logs")
+        return 0
     rows = list(read_store(store, recipe).records)
     if metric is not None:
         known = sorted({row.metric for row in rows})
