@@ -122,3 +122,16 @@ def test_the_command(serve, tmp_path, capsys):
         main([*line[:2], "--base-url", refuses.url, *line[4:], "--out", str(tmp_path / "none")])
     assert ended.value.code == 2 and "HTTP 404" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["measured"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["--base-url", "localhost:1"], "model.base_url: expected an address such as http://127.0.0.1:8000/v1"),
+        (["--base-url", "http://127.0.0.1:1/v1", "--set", "model.api_key=x"], "Did you mean 'api_key_env'?"),
+    ],
+)
+def test_a_mistake_is_said_of_the_endpoint(tmp_path, capsys, changes, told):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "m", "--restricted", "sandbox-restricted", "--out", str(tmp_path / "new"), *changes])
+    assert ended.value.code == 2 and told in capsys.readouterr().err

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from inoculate.attacks.finetune import Finetune, attack_params, guard_params
 from inoculate.attacks.guards import MountedVector
@@ -214,6 +214,13 @@ class Evaluate(Stage):
     """Under which the model is to be attacked: it stands on the records."""
     lm_eval: LmEval | None = None
     """Tasks of lm-eval, for the utility that the sources here do not measure."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        """So that what is wrong with a served model is said of it, and not that it is no alignment."""
+        is_served = isinstance(given, Mapping) and given.get("name") == "served"
+        return Served.model_validate(given) if is_served else given
 
     @model_validator(mode="after")
     def _has_weights(self) -> Evaluate:
