@@ -13,8 +13,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from inoculate import __version__
-from inoculate.core.errors import InoculateError, InputError
-from inoculate.core.plugins import LEFT_OUT, PlugInWarning
+from inoculate.core.errors import LEFT_OUT, InoculateError, InputError, PlugInWarning
 
 if TYPE_CHECKING:
     from inoculate.experiments.recipe import Recipe

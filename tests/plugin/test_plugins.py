@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tests.experiments import tiny
 
-from inoculate.core.plugins import PlugInWarning, Table, fault_of_value
+from inoculate.core.errors import PlugInWarning
+from inoculate.core.plugins import Table, fault_of_value
 
 EXAMPLE = Path(__file__).parent / "example"
 GOOD = {
@@ -36,7 +37,7 @@ BAD = {
 SCRIPT = """
 import contextlib, io, json, sys
 import inoculate.cli as cli
-assert not {"torch", "transformers", "acme", "acme_more"} & set(sys.modules)
+assert not {"torch", "transformers", "pydantic", "acme", "acme_more"} & set(sys.modules)
 for line in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

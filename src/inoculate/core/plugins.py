@@ -17,18 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
+from inoculate.core.errors import LEFT_OUT, PlugInWarning
 from inoculate.core.types import Value
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
-LEFT_OUT = "plug-in"
-"""What every warning about a plug-in begins with."""
-
-
-class PlugInWarning(UserWarning):
-    """A plug-in that is left out, and why."""
 
 
 class Table(Mapping[str, T], Generic[T]):
