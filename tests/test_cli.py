@@ -138,11 +138,12 @@ WRONG = {
     ),
     "nothing to measure": (
         ["evaluate", "model", "--out", "new"],
-        "nothing to measure (expected --restricted, --ordinary or --task)",
+        "nothing to measure (expected --restricted, --ordinary, --task or --lm-eval)",
     ),
     "a task that nothing scores": (
         ["evaluate", "model", "--task", "rows.jsonl", "--out", "new"],
-        "evaluate.task: answers of this source cannot be scored (found 'rows.jsonl')",
+        "evaluate.task: answers of this source cannot be scored (found 'rows.jsonl', expected a source with labels or "
+        "numbers, or evaluate.scoring, as in {name: number})",
     ),
     "an unknown judge": (
         [*EVALUATE, "--set", "evaluate.judges=[{name: refusl}]"],

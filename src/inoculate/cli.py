@@ -13,7 +13,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from inoculate import __version__
-from inoculate.core.errors import InoculateError, InputError
+from inoculate.core.errors import LEFT_OUT, InoculateError, InputError, PlugInWarning
 from inoculate.core.text import one_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ Storage: TypeAlias = Annotated[
         "journal beside its results."
     ),
 ]
-Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "sources", "models", "worlds"]
+MeasuredIn: TypeAlias = Annotated[
+    Path | None,
+    Parameter(name="--store", help="Store with evaluations, attacks or searches on this model, for its model card."),
+]
+Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "tasks", "sources", "models", "worlds"]
 
 
 @app.command
@@ -350,6 +354,9 @@ def evaluate(
     restricted: str | None = None,
     ordinary: str | None = None,
     task: str | None = None,
+    lm_eval: str | None = None,
+    lm_eval_include: Path | None = None,
+    base_url: str | None = None,
     template: str = "chat",
     overrides: Overrides = (),
     device: str = "auto",
@@ -358,7 +365,13 @@ def evaluate(
 
     Parameters
     ----------
-    model: Hub id, local folder, adapter folder, GGUF file, or `asset:smollm2`.
+    model: Hub id, local folder, adapter folder, GGUF file, or `asset:smollm2`; with --base-url, the name it is
+        served under.
+    lm_eval: Tasks of lm-eval with commas between them, as in its own --tasks; `--set lm_eval.limit=100` and other
+        settings. Needs the extra `eval`.
+    lm_eval_include: A folder with task YAMLs of your own, as lm-eval's --include_path.
+    base_url: Of an OpenAI-compatible endpoint that serves the model, as http://127.0.0.1:8000/v1. What needs weights
+        is then left out. Its key is read from OPENAI_API_KEY; `--set model.api_key_env=NAME` for another.
     out: Folder to write; it must not exist.
     restricted: Restricted requests with the answers that would be harmful.
     ordinary: Requests that should be answered.
@@ -367,17 +380,23 @@ def evaluate(
     """
     from inoculate.experiments.attack import Evaluate
 
-    if restricted is None and ordinary is None and task is None:
-        raise InputError("nothing to measure", expected="--restricted, --ordinary or --task")
+    if lm_eval_include is not None and lm_eval is None:
+        raise InputError("a folder of tasks, and none is asked for", field="--lm-eval-include", expected="--lm-eval")
+    if (restricted, ordinary, task, lm_eval) == (None,) * 4:
+        raise InputError("nothing to measure", expected="--restricted, --ordinary, --task or --lm-eval")
+    served = {"name": "served", "base_url": base_url, "model": model}
     value = {
-        "model": {"name": "pretrained", "name_or_path": model},
+        "model": {"name": "pretrained", "name_or_path": model} if base_url is None else served,
         "evaluate": _evaluation(restricted, ordinary, task, template),
     }
+    if lm_eval is not None:
+        folder = None if lm_eval_include is None else str(lm_eval_include)
+        value["lm_eval"] = {"tasks": [name.strip() for name in lm_eval.split(",")], "include_path": folder}
     return _run_into(out, Evaluate, value, overrides, device)
 
 
 @app.command
-def push(folder: Path, repo: str, *, private: bool = True, attacked: bool = False) -> int:
+def push(folder: Path, repo: str, *, private: bool = True, attacked: bool = False, measured: MeasuredIn = None) -> int:
     """Push a model's folder to the Hugging Face hub; weights that an attack has trained only with `--attacked`.
 
     Parameters
@@ -387,9 +406,27 @@ def push(folder: Path, repo: str, *, private: bool = True, attacked: bool = Fals
     private: Whether a repository that is made now is private.
     attacked: Push weights that were fine-tuned by an attack all the same.
     """
+    from inoculate.experiments.push import own_readme
     from inoculate.experiments.push import push as pushed
+    from inoculate.reports.card import model_card
 
-    _say(f"pushed: {pushed(folder, repo, private=private, attacked=attacked)}")
+    ours = (folder / "stage.json").exists() and not own_readme(folder)
+    text = model_card(folder, measured) if ours or measured is not None else None
+    _say(f"pushed: {pushed(folder, repo, private=private, attacked=attacked, card=text)}")
+    return 0
+
+
+@app.command
+def card(folder: Path, *, measured: MeasuredIn = None) -> int:
+    """Show the model card that `push` writes for a folder without a README.md of its own; no network is used.
+
+    Parameters
+    ----------
+    folder: What `align`, `finetune` or `vector` wrote, or a stage's folder in a store.
+    """
+    from inoculate.reports.card import model_card
+
+    _say(model_card(folder, measured))
     return 0
 
 
@@ -400,8 +437,9 @@ def records(
     recipe: str | None = None,
     metric: str | None = None,
     format: Literal["table", "csv", "json"] = "table",
+    inspect: Path | None = None,
 ) -> int:
-    """Print the measured rows of a store.
+    """Print the measured rows of a store, or write what its models said as logs for Inspect.
 
     Parameters
     ----------
@@ -409,10 +447,16 @@ def records(
     recipe: Only this recipe's rows.
     metric: Only this metric's rows.
     format: table, csv or json.
+    inspect: A folder to make, for one eval log of Inspect (inspect_ai) per measured state of a model.
     """
     from inoculate.reports.store_view import read_store
     from inoculate.reports.tables import records_table
 
+    if inspect is not None:
+        from inoculate.reports.inspect_log import write_logs
+
+        _say(f"{inspect}: {len(write_logs(read_store(store, recipe), inspect))} logs")
+        return 0
     rows = list(read_store(store, recipe).records)
     if metric is not None:
         known = sorted({row.metric for row in rows})
@@ -485,7 +529,7 @@ def list_(kind: Kind) -> int:
 
     Parameters
     ----------
-    kind: recipes, defenses, attacks, judges, sources, models or worlds.
+    kind: recipes, defenses, attacks, judges, tasks, sources, models or worlds; plug-ins with their package.
     """
     from inoculate.experiments.listing import listing
 
@@ -501,14 +545,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _hush() -> None:
-    """Keep a deprecation between two libraries, which no user can act on, off stderr; workers inherit the setting."""
+    """Keep a deprecation between two libraries, which no user can act on, off stderr; workers inherit the setting.
+    What is said of a plug-in is one line, as all that the command says."""
     from inoculate.experiments.processes import hush_bitsandbytes
 
     message = "`is_gradient_checkpointing` is deprecated"
     warnings.filterwarnings("ignore", message=message, category=FutureWarning)
     others = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [others, f"ignore:{message}:FutureWarning"]))
+    # a plug-in that is left out is told of once, here, and not by every worker again
+    told = [others, f"ignore:{message}:FutureWarning", f"ignore:{LEFT_OUT} :UserWarning"]
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, told))
     hush_bitsandbytes()
+    usual = warnings.formatwarning
+
+    def shown(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        return f"inoculate: {message}\n" if issubclass(category, PlugInWarning) else usual(message, category, *where)
+
+    warnings.formatwarning = shown
 
 
 def _guarded(call: Callable[[], object]) -> int:

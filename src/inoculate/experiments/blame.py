@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from inoculate.core.errors import InputError
+from inoculate.core.plugins import OneOf
 
 _EXPECTED = {
     "extra_forbidden": "unknown field",
@@ -61,7 +62,11 @@ def _models_at(model: type[BaseModel], path: Sequence[str | int]) -> list[type[B
     for part in path:
         tagged = [m for m in here if "name" in m.model_fields and part in get_args(m.model_fields["name"].annotation)]
         below = [
-            inner for m in here if part in m.model_fields for inner in _models_in(m.model_fields[str(part)].annotation)
+            inner
+            for m in here
+            if part in m.model_fields
+            for annotation in (m.model_fields[str(part)].annotation, *m.model_fields[str(part)].metadata)
+            for inner in _models_in(annotation)
         ]
         here = tagged or below or here
     return here
@@ -70,6 +75,8 @@ def _models_at(model: type[BaseModel], path: Sequence[str | int]) -> list[type[B
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if isinstance(annotation, OneOf):
+        return annotation.classes()
     if get_origin(annotation) in (Annotated, Union, types.UnionType, tuple, list, dict):
         return [model for inner in get_args(annotation) for model in _models_in(inner)]
     return []

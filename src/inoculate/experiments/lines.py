@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from inoculate.attacks.few_shot import FewShot
 from inoculate.attacks.finetune import Finetune
 from inoculate.attacks.guards import LisaGuard, MountedVector
+from inoculate.attacks.table import FinetuneConfig
 from inoculate.attacks.threat_model import OpenWeights, ThreatModel
 from inoculate.core.errors import InputError
 from inoculate.core.types import Rate, Value
@@ -50,7 +51,7 @@ class Line(Value):
     base: Base
     align: Alignment | None = None
     """null: the base is a chat model that somebody has aligned."""
-    attack: Finetune | None = None
+    attack: FinetuneConfig | None = None
     vector: VectorTraining | None = None
     """How the security vector is made that the attack's guard mounts."""
     evaluate: Evaluation

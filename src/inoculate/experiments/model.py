@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inoculate.core.records import Record
+from inoculate.evals.served import Served
 from inoculate.experiments.align import Align
 from inoculate.experiments.base import Pretrained, base_fingerprint
 from inoculate.experiments.stage import Input
@@ -25,23 +26,27 @@ def open_model(model: Model, upstream: Mapping[str, Path]) -> tuple[Any, Any]:
     return load_model(address, revision=revision, dtype=dtype, is_trainable=True), load_tokenizer(address, revision)
 
 
-def inputs_of(model: Model) -> Iterable[Input]:
+def inputs_of(model: Model | Served) -> Iterable[Input]:
     """What the model starts from."""
     return model.inputs() if isinstance(model, Align) else (model,)
 
 
-def name_of(model: Model) -> str:
+def name_of(model: Model | Served) -> str:
     """The model in a few words."""
+    if isinstance(model, Served):
+        return f"{model.model} at {model.base_url}"
     return model.label() if isinstance(model, Align) else model.name_or_path
 
 
-def origin(model: Model) -> Record:
+def origin(model: Model | Served) -> Record:
     """A record of the model with every column but the measurement."""
+    if isinstance(model, Served):
+        return Record(metric="", value=0.0, base=model.model, base_params={"base_url": model.base_url})
     if isinstance(model, Align):
         return model.provenance()
     return Record(metric="", value=0.0, base=model.name_or_path, defense="none")
 
 
-def model_fingerprint(model: Model) -> dict[str, str]:
+def model_fingerprint(model: Model | Served) -> dict[str, str]:
     """What the model is, where its address alone does not say."""
     return base_fingerprint(model) if isinstance(model, Pretrained) else {}

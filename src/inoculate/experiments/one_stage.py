@@ -60,6 +60,8 @@ def run_one(
     store.folder(stage).rename(out)
     shutil.rmtree(store.path)
     say(f"{out}: {stage.label()}")
+    if left := stage.unmeasured():
+        say(f"not measured, for want of weights: {', '.join(left)}")
     return 0
 
 

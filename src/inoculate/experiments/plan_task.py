@@ -11,6 +11,7 @@ from inoculate.attacks.guards import MountedVector
 from inoculate.data.mix import Mix
 from inoculate.defenses import SFT
 from inoculate.evals.evaluate import Evaluation
+from inoculate.evals.served import Served
 from inoculate.experiments.align import Align, filled
 from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Pretrained, Sandbox
@@ -65,7 +66,7 @@ def task_of(stage: Stage) -> Task:
             return _cost(stage)
         case Attack():
             return _attack(stage)
-        case Evaluate():
+        case Evaluate() if not isinstance(stage.model, Served):
             decides = (*_origin(stage.model), stage.evaluate)
             base = _base_of(stage.model)
             return Task("evaluate", "", base, _opened(stage.model), decides, evaluation=stage.evaluate)

@@ -9,21 +9,28 @@ from inoculate.core.errors import InputError, StageError
 
 ATTACKED = ("finetune", "search")
 """Kinds of stages whose weights an attack has made harmful, or may have."""
+_UNFILLED = "[More Information Needed]"
 _WEIGHTS = ("*.safetensors", "*.gguf")
 
 
-def push(folder: Path, repo: str, *, private: bool, attacked: bool) -> str:
+def push(folder: Path, repo: str, *, private: bool, attacked: bool, card: str | None = None) -> str:
     """Upload a folder that this package wrote, without its records of runs; returns the repository's address.
 
     Args:
         repo: `org/name`.
         private: whether the repository, if it is made now, is seen by its owners alone.
         attacked: whether weights that were fine-tuned by an attack may be pushed.
+        card: the README.md to write, unless the folder has one of its own; the folder itself stays as it is.
 
     Raises:
         InputError: no model in the folder, or an attacked one without `attacked`.
         StageError: the hub refuses, or cannot be reached.
     """
+    ignored = ["responses.jsonl", "*.partial/**", "checkpoint.*/**"]
+    if own_readme(folder):
+        card = None
+    if card is not None:
+        ignored.append("README.md")
     if not any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
         raise InputError("no model in this folder", file=folder, expected="weights as safetensors or GGUF")
     kind = _kind(folder)
@@ -41,12 +48,22 @@ def push(folder: Path, repo: str, *, private: bool, attacked: bool) -> str:
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo, folder_path=folder, ignore_patterns=["responses.jsonl", "*.partial/**", "checkpoint.*/**"]
-        )
+        api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=ignored)
+        if card is not None:
+            api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=repo)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise StageError(f"{repo}: not pushed: {str(error).strip().splitlines()[0]}") from error
     return f"{api.endpoint}/{repo}"
+
+
+def own_readme(folder: Path) -> bool:
+    """Whether a README.md is there that somebody wrote: PEFT leaves an empty form beside every adapter."""
+    try:
+        return _UNFILLED not in (folder / "README.md").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError):
+        return True
 
 
 def _kind(folder: Path) -> str | None:

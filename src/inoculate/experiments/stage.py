@@ -10,11 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from inoculate.attacks.table import ATTACKS
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.hashing import digest
 from inoculate.core.records import Record
 from inoculate.core.types import Value
 from inoculate.data.sources import fingerprint
+from inoculate.defenses import DEFENSES
+from inoculate.evals.judges import JUDGES
+from inoculate.evals.tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +106,8 @@ class Stage(Value):
         for name in self.added:
             if getattr(self, name) == type(self).model_fields[name].default:
                 del fields[name]
-        return digest([self.kind, self.version, fields, self.fingerprints(), above])
+        brought = plugins_in(self)
+        return digest([self.kind, self.version, fields, self.fingerprints(), above, *([brought] if brought else [])])
 
     @property
     def folder(self) -> str:
@@ -117,12 +122,31 @@ class Stage(Value):
         """A record of this stage with every column but the measurement."""
         return Record(metric="", value=0.0, stage=self.folder)
 
+    def unmeasured(self) -> Sequence[str]:
+        """Metrics that are usual for this kind of stage and that this one cannot have."""
+        return ()
+
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         """Do the work in `out`; return the status, `ok` or `diverged`."""
         raise NotImplementedError
 
     def assist(self, out: Path, upstream: Mapping[str, Path], context: Context) -> None:
         """Share the work of another process that is at this stage in `out`; return when nothing is left to take."""
+
+
+def plugins_in(value: Any) -> dict[str, str]:
+    """Table and name → package and version of the plug-ins that a value names: of another version, another result."""
+    found: dict[str, str] = {}
+    if isinstance(value, Value):
+        for table in (ATTACKS, DEFENSES, JUDGES, TASKS):
+            if (brought := table.package_of(type(value))) is not None:
+                found[f"{table.group}:{brought[0]}"] = brought[1]
+    inner = value.__dict__.values() if isinstance(value, Value) else ()
+    if isinstance(value, list | tuple | dict):
+        inner = value.values() if isinstance(value, dict) else value
+    for part in inner:
+        found |= plugins_in(part)
+    return found
 
 
 def check_inputs(stages: Iterable[Stage], *, but: tuple[type, ...] = ()) -> None:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from inoculate.core.errors import InoculateError, InputError, StageError
 from inoculate.core.records import Record, write_records
-from inoculate.experiments.stage import Context, Stage
+from inoculate.experiments.stage import Context, Stage, plugins_in
 
 
 class Store:
@@ -97,10 +97,12 @@ class Store:
                 "fingerprints": stage.fingerprints(),
                 "upstream": list(upstream),
                 "status": status,
+                "unmeasured": list(stage.unmeasured()),
                 "started": started.isoformat(timespec="seconds"),
                 "wall_s": round(time.monotonic() - clock, 3),
                 "peak_memory_gib": round(peak_memory_gib(), 3),
                 "environment": environment(),
+                "plugins": plugins_in(stage),
             }
             write_json(partial / "stage.json", about)
             shutil.rmtree(self.path / f"{stage.folder}.failed", ignore_errors=True)

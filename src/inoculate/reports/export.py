@@ -51,7 +51,7 @@ def tables_text(tables: Sequence[Table], title: str, form: Format) -> str:
 
     Markdown is GitHub's. LaTeX is a fragment to `\\input`, with booktabs and one `table` for each.
     """
-    write: Callable[[Table], str] = _markdown if form == "markdown" else _latex
+    write: Callable[[Table], str] = markdown_table if form == "markdown" else _latex
     head = f"# {markdown(title)}" if form == "markdown" else f"% {_line(title)}\n% Needs \\usepackage{{booktabs}}."
     return "\n\n".join([head, *map(write, tables)]) + "\n"
 
@@ -66,7 +66,8 @@ def latex(text: str) -> str:
     return "".join(_LATEX.get(char, char) for char in _line(text))
 
 
-def _markdown(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """One table with its caption and note, as GitHub has them."""
     rows = [[column.title for column in table.columns], *([_text(cell) for cell in row] for row in table.rows)]
     lines = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("---:" if column.numeric else ":---" for column in table.columns) + "|")

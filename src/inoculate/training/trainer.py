@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -57,7 +58,9 @@ class DefenseTrainer(Trainer):
         with self.compute_loss_context_manager(), averaged(model, self.args.gradient_accumulation_steps):
             metrics = self._objective(model).backward(model, batches)
         torch.rand(1)  # backward leaves the RNG as it was; the next step's dropout must be another
-        return torch.tensor(metrics["align_loss"], device=self.args.device) / self.args.gradient_accumulation_steps
+        # of several defenses together each measures under its own name, the alignment first; a plug-in may measure none
+        loss = next((value for name, value in metrics.items() if name.endswith("align_loss")), math.nan)
+        return torch.tensor(loss, device=self.args.device) / self.args.gradient_accumulation_steps
 
     def _objective(self, model: nn.Module) -> Defense | Course:
         """The defense; one that keeps something between steps, on its course through this run."""

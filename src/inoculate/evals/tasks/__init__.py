@@ -2,6 +2,8 @@
 
 Booster scores SST2 and AGNEWS by strict match with a label and GSM8K by the last number (arXiv:2409.01586); a model
 that was never taught the format then scores near zero while knowing the answer, which a `format` share shows.
+
+`TASKS` is the one table of them; other packages add to it by entry points of the group `inoculate.tasks`.
 """
 
 from __future__ import annotations
@@ -11,14 +13,13 @@ import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from inoculate.core.errors import InputError
+from inoculate.core.plugins import OneOf, Table, fault_of_value
 from inoculate.core.types import Example, Value
-
-Scoring: TypeAlias = Literal["label", "number"]
 
 _TRAILING = ".,;:!?\"'*)"
 _NUMBER = re.compile(
@@ -93,19 +94,33 @@ class NumberTask(Value):
 Task: TypeAlias = LabelTask | NumberTask
 
 
-def task_for(scoring: Scoring, labels: Sequence[str] = ()) -> Task:
-    """The task that scores a data source.
+def _fault(name: str, thing: Any) -> str | None:
+    return fault_of_value(name, thing, "score")
+
+
+TASKS: Table[type[Task]] = Table("inoculate.tasks", {"label": LabelTask, "number": NumberTask}, _fault)
+
+TaskConfig: TypeAlias = Annotated[Task, OneOf(TASKS)]
+"""How answers are scored, as a value in a recipe, told apart by `name`."""
+
+
+def task_for(scoring: str, labels: Sequence[str] = ()) -> Task:
+    """The task that scores a data source: of a plug-in too, which is given the labels if it has a field for them.
 
     Raises:
-        InputError: for an unknown scoring, or labels missing.
+        InputError: for an unknown scoring, labels missing, or a task with further settings that have no default.
     """
-    if scoring == "number":
-        return NumberTask()
-    if scoring != "label":
-        raise InputError("unknown scoring", field="scoring", found=scoring, known=get_args(Scoring))
-    if not labels:
+    if scoring not in TASKS:
+        raise InputError("unknown scoring", field="scoring", found=scoring, known=TASKS)
+    kind = TASKS[scoring]
+    if "labels" in kind.model_fields and not labels:
         raise InputError("scoring by label needs labels", field="labels", found=list(labels))
-    return LabelTask(labels=tuple(labels))
+    try:
+        return kind.model_validate({"labels": tuple(labels)} if "labels" in kind.model_fields else {})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(("scoring", *map(str, first["loc"])))
+        raise InputError(f"the task {scoring!r} cannot score this source: {first['msg']}", field=field) from None
 
 
 def number_in(text: str) -> Decimal | None:
