@@ -69,13 +69,15 @@ class LmEval(Value):
             StageError: lm-eval fails, e.g. on data that cannot be reached.
         """
         manager = self._manager()
-        from lm_eval import simple_evaluate
+        import lm_eval
         from lm_eval.models.huggingface import HFLM
 
+        harness: Any = lm_eval  # its functions' types are not those they have
+        wrapped: Any = HFLM
         options: dict[str, Any] = {"num_fewshot": self.num_fewshot, "limit": self.limit}
         try:
-            found = simple_evaluate(
-                HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size),
+            found = harness.simple_evaluate(
+                wrapped(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size),
                 tasks=list(self.tasks),
                 task_manager=manager,
                 apply_chat_template=self.apply_chat_template,
