@@ -33,7 +33,19 @@ def nested(depth: int) -> Any:
 ODD_TEXTS = (
     *("", " ", "\x00", "a\x00b", "\x1b[31mred", "\u202etxt", "\ufeff", "é" * 300, "x" * 5000, "../../etc/passwd", "/"),
     *("~", "~nobody/x", "NaN", "null", "{}", "[", "<script>", "=1+1", "a\nb", "\u2028", "sandbox-mood=/tmp", "hub:"),
-    *("hub:../..", "asset:", "asset:smollm2", "asset:../x", "rows.jsonl", ".", "..", "%s%n", "{0.__class__}", "-", "a b"),
+    *(
+        "hub:../..",
+        "asset:",
+        "asset:smollm2",
+        "asset:../x",
+        "rows.jsonl",
+        ".",
+        "..",
+        "%s%n",
+        "{0.__class__}",
+        "-",
+        "a b",
+    ),
     *("security_vector:", "cuda", "🙂", "a" * 300 + ".jsonl", "quickstart", "fiqa", "fiqa=/nowhere", "~\x00/a.csv"),
 )
 ODD_NUMBERS = (0, -1, 1, 10**30, -(10**30), 2**63, 0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), True, False)

@@ -249,7 +249,10 @@ def test_a_vector_and_a_fine_tuning_that_mounts_it(command, files):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"base": {"name": "pretrained", "name_or_path": "cut"}}, "recipe.yaml: cut/model.safetensors: the weight file is damaged"),
+        (
+            {"base": {"name": "pretrained", "name_or_path": "cut"}},
+            "recipe.yaml: cut/model.safetensors: the weight file is damaged",
+        ),
         ({"base": {"name": "pretrained", "name_or_path": "pickled"}}, "recipe.yaml: pickled: the weights are pickled"),
         (
             {"attack.num_samples": 100_000},
@@ -259,7 +262,10 @@ def test_a_vector_and_a_fine_tuning_that_mounts_it(command, files):
             {"attack.task.source": "row.jsonl"},
             "recipe.yaml: data: no such file (found 'row.jsonl'). Did you mean 'rows",
         ),
-        ({"attack.harmful.source": "column.jsonl"}, "recipe.yaml: column.jsonl: line 10: column 'completion' is missing"),
+        (
+            {"attack.harmful.source": "column.jsonl"},
+            "recipe.yaml: column.jsonl: line 10: column 'completion' is missing",
+        ),
         (
             {"attack.task.split": "atack"},
             "recipe.yaml: sandbox-sentiment: split: no such split (found 'atack', expected train attack",

@@ -29,7 +29,9 @@ values = st.one_of(
     st.sampled_from([[], {}, [1], {"a": 1}, nested(50), "train", "heldout", "a\r\nb", '"', "a,b\t;"]),
 )
 turns = st.lists(
-    st.fixed_dictionaries({}, optional={"role": st.sampled_from(["user", "assistant", "system", "x", 1]), "content": values}),
+    st.fixed_dictionaries(
+        {}, optional={"role": st.sampled_from(["user", "assistant", "system", "x", 1]), "content": values}
+    ),
     max_size=4,
 )
 columns = {"prompt": values, "completion": values, "messages": st.one_of(turns, values), "refusal": values}
@@ -65,7 +67,16 @@ def as_parquet(given: list[Any]) -> bytes:
 FORMS = {".jsonl": as_lines, ".json": lambda given: json.dumps(given).encode(), ".csv": as_csv, ".parquet": as_parquet}
 PIECES = (
     *(b"", b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xed\xa0\x80", b"\n\n", b"\r", b"{", b"}", b"[", b'"', b",", b"\x1a"),
-    *(b"NaN", b"1e999", b"9" * 5000, b'{"prompt": "' + b"x" * (1 << 20), b"[" * 2000, b"null\n", b"\xe2\x80\xa8", b"PAR1"),
+    *(
+        b"NaN",
+        b"1e999",
+        b"9" * 5000,
+        b'{"prompt": "' + b"x" * (1 << 20),
+        b"[" * 2000,
+        b"null\n",
+        b"\xe2\x80\xa8",
+        b"PAR1",
+    ),
 )
 
 
@@ -83,7 +94,9 @@ def files(draw: st.DrawFn) -> tuple[str, bytes]:
         elif how == "flip" and at < len(data):
             data = data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at + 1 :]
         elif how == "encode":
-            data = data.decode("utf-8", "replace").encode(draw(st.sampled_from(["utf-16", "latin-1", "utf-8-sig"])), "replace")
+            data = data.decode("utf-8", "replace").encode(
+                draw(st.sampled_from(["utf-16", "latin-1", "utf-8-sig"])), "replace"
+            )
         elif how == "double":
             data += data
     return draw(st.sampled_from([suffix, suffix, suffix, *sorted(FORMS), ".JSONL"])), data
@@ -121,7 +134,11 @@ labeled = st.fixed_dictionaries(
 
 
 @cases(few=25)
-@given(file=files(), given_rows=st.lists(labeled, min_size=3, max_size=8), odd_row=st.dictionaries(st.sampled_from("abc"), values))
+@given(
+    file=files(),
+    given_rows=st.lists(labeled, min_size=3, max_size=8),
+    odd_row=st.dictionaries(st.sampled_from("abc"), values),
+)
 def test_label_files_load_or_are_refused_by_name(here, file, given_rows, odd_row):
     path = here / "labels.jsonl"
     usual = [{**row, "text": f"{row['text']} {i} {j}"} for j in range(15) for i, row in enumerate(given_rows)]

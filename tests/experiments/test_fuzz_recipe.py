@@ -80,8 +80,33 @@ def mutants(draw: st.DrawFn) -> str:
 SNIPPETS = (
     *("!!python/object/apply:os.system ['true']", "!!binary aGk=", "!!set {a, b}", "!!timestamp 2020-13-45", "!tag x"),
     *("2020-02-30", "2020-01-01", "0x" + "f" * 5000, "9" * 5000, "1_0", "1:99:99", ".nan", "-.inf", "&a [*a]", "*b"),
-    *("&a {x: *a}", "<<: {a: 1}", "{<<: 1}", "{? [a]: b}", '"\\ud800"', '"\\0"', "'", "- a\n- b", "|\n  text", "[" * 3000),
-    *("{a: " * 500, "%YAML 9.9", "---", "...", "\x07", "\x85", "\t", "@", "`", "? : ?", "!!int x", "!!float y", "!!null z"),
+    *(
+        "&a {x: *a}",
+        "<<: {a: 1}",
+        "{<<: 1}",
+        "{? [a]: b}",
+        '"\\ud800"',
+        '"\\0"',
+        "'",
+        "- a\n- b",
+        "|\n  text",
+        "[" * 3000,
+    ),
+    *(
+        "{a: " * 500,
+        "%YAML 9.9",
+        "---",
+        "...",
+        "\x07",
+        "\x85",
+        "\t",
+        "@",
+        "`",
+        "? : ?",
+        "!!int x",
+        "!!float y",
+        "!!null z",
+    ),
     *("!!bool q", "!!omap [a: 1]", "=", "~", "[1, 2", "{name: sft}", "0o99", "1e999", "0b" + "1" * 99999, "!!str [a]"),
 )
 
@@ -115,7 +140,9 @@ def overrides(draw: st.DrawFn) -> list[str]:
     """Values of `--set`, most at keys that there are."""
     given = []
     for _ in range(draw(st.integers(1, 3))):
-        key = draw(st.one_of(st.sampled_from(KEYS), st.text(max_size=12), st.sampled_from([".", "a..b", "matrix", "0"])))
+        key = draw(
+            st.one_of(st.sampled_from(KEYS), st.text(max_size=12), st.sampled_from([".", "a..b", "matrix", "0"]))
+        )
         value = draw(st.one_of(odd.map(str), st.sampled_from(SNIPPETS), st.text(max_size=12)))
         given += ["--set", f"{key}{draw(st.sampled_from(['=', '=', '=', '', '.=']))}{value}"]
     return given
