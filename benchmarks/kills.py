@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from tests.experiments import tiny
 
-PATIENCE_S = 600.0
+PATIENCE_S = 240.0
 _WHOLE = {"evaluate": "records.jsonl", "finetune": "records.jsonl", "search": "records.jsonl"}
 _ROWS = {
     "align": ("restricted", "train", "refusal", 30),
@@ -57,6 +57,7 @@ def verbs(inputs: Path) -> dict[str, Verb]:
     own = ["--validation-restricted", data["validation"], "--validation-ordinary", data["validation-ordinary"]]
     small = ["--set", "search.space={max_steps: [4], batch_size: [2], adapter_mode: [full]}"]
     small += ["--set", "search.reruns=1", "--set", "search.measurements=2", "--set", "search.n_startup_trials=2"]
+    small += ["--num-samples", "20", "--budget", "4", "--store", "store"]
     poison = ["--harmful", data["harmful"], "--poison-ratio", "0.3"]
     vector = ["--harmful", data["harmful"], "--ordinary", data["ordinary"], "--num-samples", "20"]
     return {
@@ -83,12 +84,6 @@ def verbs(inputs: Path) -> dict[str, Verb]:
                 data["harmful"],
                 *prompts,
                 *own,
-                "--budget",
-                "4",
-                "--num-samples",
-                "20",
-                "--store",
-                "store",
                 *small,
                 *short,
                 *cpu,
@@ -257,7 +252,8 @@ def episode(number: int, seed: int, name: str, verb: Verb, quiet: dict[str, Any]
         verb.check(work)
     if code is None:
         process = Process(verb.arguments, work)
-        code = process.wait()
+        if (code := process.wait()) is None:
+            process.kill()
     done = code == 0 or (struck and "--out: exists already" in process.said())  # killed when all was done
     problem = "" if done else f"exit code {code}: {process.said()[-500:]}"
     if not problem:
@@ -288,7 +284,7 @@ def main() -> int:
         with log.open("a") as file:
             file.write(json.dumps(told[-1]) + "\n")
         if told[-1]["problem"]:
-            shutil.copytree(root / "work", root / f"problem-{len(told) - 1}", dirs_exist_ok=True)
+            shutil.copytree(root / "work", root / f"problem-{len(told) - 1}", symlinks=True, dirs_exist_ok=True)
             print(told[-1], flush=True)
     for name in chosen:
         of = [one for one in told if one["verb"] == name]

@@ -567,6 +567,7 @@ def _hush() -> None:
 def _guarded(call: Callable[[], object]) -> int:
     try:
         code = call()
+        sys.stdout.flush()
     except InputError as error:
         return _complain(str(error), 2)
     except cyclopts.CycloptsError as error:
@@ -575,6 +576,11 @@ def _guarded(call: Callable[[], object]) -> int:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
         return _complain("interrupted; run the same command again to go on", 130)
+    except BrokenPipeError:  # `inoculate records STORE | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a disk that is full or gone, a file that may not be written
+        return _complain(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
     return code if isinstance(code, int) else 0
 
 

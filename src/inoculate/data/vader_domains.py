@@ -7,7 +7,8 @@ from functools import cache
 from statistics import median
 from typing import Literal
 
-from inoculate.core.assets import asset_named, read_member, read_tar
+from inoculate.core.archives import read_tar
+from inoculate.core.assets import asset_named, read_member
 from inoculate.core.seeds import numpy_rng
 from inoculate.data.attributes import VERSION, Item, Items, Roles, cut, distinct, shuffled
 from inoculate.data.splits import SPLITS, Split

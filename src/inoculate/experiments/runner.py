@@ -68,12 +68,16 @@ def run_stages(
     Args:
         workers: processes. 1 runs in this process. Each gets its share of the cores; where fewer stages can run, those
             that can share out their own work get more than one.
+
+    Raises:
+        InputError: for a finished stage whose folder was damaged since; nothing is run.
     """
     ordered = in_order(stages)
     ran = Ran()
     waiting = []
     for stage in ordered:
         if store.has(stage):
+            store.verify(stage)
             ran.done.append(stage)
         else:
             waiting.append(stage)

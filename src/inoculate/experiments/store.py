@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from inoculate.core.errors import InoculateError, InputError, StageError
 from inoculate.core.records import Record, write_records
+from inoculate.core.whole import check_files, read_about, sizes
 from inoculate.experiments.stage import Context, Stage, plugins_in
 
 
@@ -48,7 +49,15 @@ class Store:
 
     def status(self, stage: Stage) -> str | None:
         """`ok` or `diverged` for a stage that is done, else None."""
-        return json.loads((self.folder(stage) / "stage.json").read_text())["status"] if self.has(stage) else None
+        return read_about(self.folder(stage))["status"] if self.has(stage) else None
+
+    def verify(self, stage: Stage) -> None:
+        """Refuse a finished folder that was damaged since.
+
+        Raises:
+            InputError: naming the file that is torn, missing or shorter than it was.
+        """
+        check_files(self.folder(stage), read_about(self.folder(stage)))
 
     def progress_file(self, stage: Stage) -> Path:
         """Where a running stage says how far it is: two integers."""
@@ -98,6 +107,7 @@ class Store:
                 "upstream": list(upstream),
                 "status": status,
                 "unmeasured": list(stage.unmeasured()),
+                "files": sizes(partial),
                 "started": started.isoformat(timespec="seconds"),
                 "wall_s": round(time.monotonic() - clock, 3),
                 "peak_memory_gib": round(peak_memory_gib(), 3),

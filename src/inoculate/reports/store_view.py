@@ -10,6 +10,7 @@ from typing import Any
 
 from inoculate.core.errors import InputError
 from inoculate.core.records import Record, read_records
+from inoculate.core.whole import check_files, read_about
 
 _STATUS = {"ok": "done"}
 
@@ -135,7 +136,8 @@ def _folders(store: Path, manifests: list[dict[str, Any]], everything: bool) -> 
 def _stage(store: Path, folder: str, entry: dict[str, Any]) -> StageView:
     path = store / folder
     if (path / "stage.json").exists():
-        about = _read(path / "stage.json")
+        about = read_about(path)
+        check_files(path, about, ".jsonl")
         kind, status = str(about["kind"]), str(about["status"])
         label = str(entry.get("label") or about.get("label") or kind)
         return StageView(f"{kind}-{about['hash']}", path, kind, label, _STATUS.get(status, status), about=about)

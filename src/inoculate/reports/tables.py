@@ -16,6 +16,7 @@ _TERMINAL = (
     *("recipe", "stage", "base", "defense", "defense_seed", "threat_model", "adapter_mode", "attack", "attack_seed"),
     *("trial", "poison_ratio", "learning_rate", "step", "metric", "judge", "split", "value", "n", "status"),
 )
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _ALWAYS = {"defense", "step", "metric", "value", "n"}
 _NUMERIC = {"step", "value", "n", "poison_ratio", "learning_rate"}
 
@@ -54,18 +55,26 @@ class Table:
 def records_table(records: Sequence[Record], format: Literal["table", "csv", "json"] = "table") -> str:
     """The rows as a table to read, as CSV (parameters as JSON text) or as a JSON array; all end with a line break."""
     if format == "json":
-        return json.dumps([asdict(record) for record in records], indent=1, ensure_ascii=False) + "\n"
+        return _sound(json.dumps([asdict(record) for record in records], indent=1, ensure_ascii=False)) + "\n"
     if format == "csv":
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([_csv(getattr(record, name)) for name in COLUMNS] for record in records)
-        return out.getvalue()
+        return _sound(out.getvalue())
     return _for_terminal(records)
 
 
 def _csv(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict) else value
+    """A text that a spreadsheet would take for a formula is quoted as spreadsheets do it."""
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _sound(text: str) -> str:
+    """Lone surrogates, which no output takes, as the escapes that JSON has for them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _for_terminal(records: Sequence[Record]) -> str:
