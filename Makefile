@@ -41,7 +41,7 @@ bench: setup  ## ratios, measured in one process
 
 docs: setup  ## the site, into site/; reads nothing from the network
 	$(BIN)/python docs/_tools/gallery.py
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) runs build dist site

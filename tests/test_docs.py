@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-COMMENT = re.compile(r"<!-- (not run|slow|file|run)(?:: (.*?))? -->\s*\Z", re.DOTALL)
+COMMENT = re.compile(r"<!-- (not run|slow|file|run)(?:: ((?:(?!-->).)*))? -->\s*\Z", re.DOTALL)
 SHELLS = ("", "bash", "sh", "console")
 
 

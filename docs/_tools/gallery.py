@@ -31,19 +31,23 @@ _GROUPS = {
     "security-vectors": "Security Vectors and Lisa",
 }
 _PICTURES = {
-    "quickstart": ("first-hour-harm.svg", "harmful score over attack steps, SFT and Booster, the small setting of the first hour"),
-    "attack": ("first-hour-search.svg", "harm against usefulness of each trial of a search, the small setting of the first hour"),
-    "security-vectors": ("first-hour-guards.svg", "harmful score over the user's steps, with and without guards, the small setting of the first hour"),
-    "mlac": ("mlac-memory.svg", "memory of one meta-step over K"),
-}  # fmt: skip
-"""Recipe or group → a chart in docs/pictures and what it shows."""
+    "quickstart": ("quickstart.svg", "harmful score over attack steps by phrase rules, SFT and Booster, two seeds"),
+    "mlac/few-shot": ("mlac-few-shot.svg", "accuracy after a search over fine-tunings on n samples, five seeds"),
+    "security-vectors/100-vs-1000": (
+        "security-vectors.svg",
+        "harmful score of the served model with and without a vector, by Adam's ε, five seeds",
+    ),
+    "mlac": ("mlac-memory.svg", "memory of one meta-step over K (`benchmarks/mlac_step.py --memory`)"),
+}
+"""Recipe or group → a chart in docs/pictures, which `inoculate report` drew but for the last, and what it shows."""
 
 
 def _picture(key: str) -> str:
-    if key not in _PICTURES or not (PAGE.parent / "pictures" / _PICTURES[key][0]).exists():
+    if key not in _PICTURES:
         return ""
     file, text = _PICTURES[key]
-    return f"\n![{text[0].upper()}{text[1:]}](pictures/{file})\n\n*{text[0].upper()}{text[1:]}.*\n"
+    caption = text[0].upper() + text[1:]
+    return f"\n![{caption}](pictures/{file})\n\n{caption}.\n"
 
 
 def _entry(name: str, raw: dict[str, str]) -> str:
