@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
-.PHONY: setup demo test check bench slow clean
+.PHONY: setup demo test check bench slow docs clean
 
 setup: $(STAMP)
 
@@ -39,5 +39,9 @@ bench: setup  ## ratios, measured in one process
 	$(BIN)/python benchmarks/mlac_step.py --memory
 	$(BIN)/python benchmarks/scaling.py
 
+docs: setup  ## the site, into site/; reads nothing from the network
+	$(BIN)/python docs/_tools/gallery.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site
