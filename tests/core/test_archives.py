@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_names_that_lead_outside_are_names_and_nothing_is_written(tmp_path, monk
     monkeypatch.chdir(below)
     assert read_zip(make_zip({name: b"x"}), name, "a.whl") == b"x"
     assert read_tar(make_tar((name, b"x")), name, "a.tar.gz") == b"x"
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] and not os.path.exists("/tmp/escaped.txt")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] and not Path("/tmp/escaped.txt").exists()
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../etc/passwd", "real.txt"])

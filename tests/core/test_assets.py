@@ -68,7 +68,7 @@ def test_altered_bytes_are_noticed_and_fetched_again(index, damage):
     assert path.read_bytes() == whole
     path.write_bytes(damage(whole))
     (index / WHEEL).unlink()
-    with pytest.raises(InputError, match="could not fetch tinytext==1.0") as caught:
+    with pytest.raises(InputError, match=r"could not fetch tinytext==1\.0") as caught:
         read_member("tiny", "tinytext/words.txt")
     assert str(path) in str(caught.value)
 
