@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
-.PHONY: setup demo test check bench slow clean
+.PHONY: setup demo test check bench slow wheel clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,10 @@ bench: setup  ## ratios, measured in one process
 	$(BIN)/python benchmarks/few_shot.py --workers 2
 	$(BIN)/python benchmarks/mlac_step.py
 	$(BIN)/python benchmarks/mlac_step.py --memory
+
+wheel: setup  ## the package, checked for what it holds and run from where it is unpacked
+	$(BIN)/python -m pip wheel . --no-deps --quiet --disable-pip-version-check --wheel-dir dist
+	$(BIN)/python -m pytest tests/test_wheel.py
 
 clean:
 	rm -rf $(VENV) runs build dist
