@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
-.PHONY: setup demo test check bench slow docs clean
+.PHONY: setup demo test check bench slow docs wheel clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,10 @@ bench: setup  ## ratios, measured in one process
 docs: setup  ## the site, into site/; reads nothing from the network
 	$(BIN)/python docs/_tools/gallery.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheel: setup  ## the package, checked for what it holds and run from where it is unpacked
+	$(BIN)/python -m pip wheel . --no-deps --quiet --disable-pip-version-check --wheel-dir dist
+	$(BIN)/python -m pytest tests/test_wheel.py
 
 clean:
 	rm -rf $(VENV) runs build dist site

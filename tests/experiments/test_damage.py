@@ -143,7 +143,7 @@ def test_a_store_that_cannot_be_written_is_said_in_one_message(finished, tmp_pat
         code, _, err = command("run", finished.recipe, "--store", store)
         assert code == 2 and err == f"inoculate: {store}: --store: the folder cannot be written: Permission denied\n"
     with unwritable(tmp_path / "page.md"):
-        code, _, err = command("reproduce", store, "--out", "page.md")
+        code, _, err = command("reproduce", store, "--out", tmp_path / "page.md")
         assert code == 1 and "page.md: Permission denied" in err and err.count("\n") == 1
 
 

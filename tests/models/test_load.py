@@ -1,6 +1,7 @@
 """Loading models by address: what is accepted, and what each refusal says."""
 
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from inoculate.core.errors import InputError
+from inoculate.models import load
 from inoculate.models.load import load_model, load_tokenizer, model_shape
 from inoculate.models.sandbox import build_tokenizer
 
@@ -85,6 +87,44 @@ def test_a_missing_shard_is_named(tmp_path):
     next(tmp_path.glob("model-00002-*.safetensors")).unlink()
     with pytest.raises(InputError, match=r"model-00002-.*a weight file is missing"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "shard", ["../model.safetensors", "/tmp/model.safetensors", "pytorch_model.bin", ["a"], None, 3]
+)
+def test_an_index_names_safetensors_beside_it_alone(tmp_path, shard):
+    tiny().save_pretrained(tmp_path, max_shard_size="4KB")
+    index = tmp_path / "model.safetensors.index.json"
+    about = json.loads(index.read_text())
+    about["weight_map"][next(iter(about["weight_map"]))] = shard
+    index.write_text(json.dumps(about))
+    with pytest.raises(InputError, match=r"index\.json: weight_map: a shard is a safetensors file beside its index"):
+        load_model(str(tmp_path))
+
+
+def test_a_converted_model_that_was_altered_is_made_again(folder, tmp_path, monkeypatch):
+    """One byte of the weights in the cache: the header is whole, so only the hash tells."""
+    made: list[str] = []
+
+    def unpack(name, partial):
+        made.append(name)
+        shutil.copytree(folder, partial)
+
+    monkeypatch.setenv("INOCULATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(load, "_unpack", unpack)
+    monkeypatch.setattr(load, "_VERIFIED", set())
+    weights = load._converted("minilm") / "model.safetensors"
+    whole = weights.read_bytes()
+    assert load._converted("minilm") == weights.parent and made == ["minilm"]
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-8]):
+        weights.write_bytes(damaged)
+        load._VERIFIED.clear()  # as in another process
+        load._converted("minilm")
+        assert weights.read_bytes() == whole
+    assert made == ["minilm"] * 3
+    load._VERIFIED.clear()
+    load._converted("minilm")
+    assert made == ["minilm"] * 3
 
 
 def test_weights_that_do_not_fill_the_model(folder, tmp_path):

@@ -14,7 +14,7 @@ from inoculate.reports.export import latex, markdown
 from inoculate.reports.samples import shortened
 from inoculate.reports.tables import records_table
 
-FORMULAS = ["=HYPERLINK(1)", "+1", "-1+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1"]
+FORMULAS = ["=HYPERLINK(1)", "+1", "-1+cmd|' /C calc'!A0", "@SUM(1)", "\t=1"]
 
 
 @pytest.mark.parametrize("text", FORMULAS)
@@ -22,6 +22,11 @@ def test_no_cell_of_a_csv_is_a_formula(text):
     rows = list(csv.reader(io.StringIO(records_table([Record("harmful_score", -0.5, defense=text)], "csv"))))
     cell = rows[1][COLUMNS.index("defense")]
     assert cell == f"'{text}" and rows[1][COLUMNS.index("value")] == "-0.5"
+
+
+def test_a_carriage_return_tears_no_row():
+    table = records_table([Record("harmful_score", 0.5, defense="\r=1")], "csv")
+    assert list(csv.reader(io.StringIO(table)))[1][COLUMNS.index("defense")] == "␍=1"
 
 
 def test_lone_surrogates_pass_through_json_and_break_no_output():

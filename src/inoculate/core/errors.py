@@ -52,7 +52,7 @@ class InputError(InoculateError):
         super().__init__(self._message())
 
     def _message(self) -> str:
-        where = ": ".join(str(part) for part in (self.file, self.field) if part is not None)
+        where = ": ".join(_short_place(str(part)) for part in (self.file, self.field) if part is not None)
         text = f"{where}: {self.problem}" if where else self.problem
         details = []
         if self.found is not None:
@@ -88,6 +88,10 @@ class InputError(InoculateError):
 
 class StageError(InoculateError):
     """A stage struck a problem midway; what was finished before is kept. Exit code 1."""
+
+
+def _short_place(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _short(value: object, limit: int = 80) -> str:

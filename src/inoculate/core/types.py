@@ -40,7 +40,8 @@ class Preset(Value):
         if not isinstance(given, Mapping) or "preset" not in given:
             return given
         fields = dict(given)
-        if (name := fields.pop("preset")) not in cls.presets:
+        name = fields.pop("preset")
+        if not isinstance(name, str) or name not in cls.presets:
             raise ValueError(f"preset: found {name!r}, expected one of {', '.join(cls.presets)}")
         return {**cls.presets[name], **fields}
 

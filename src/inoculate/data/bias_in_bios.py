@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import tree_sha256
+from inoculate.core.paths import local_path
 from inoculate.core.types import Value
 from inoculate.data import files, hub
 from inoculate.data.attributes import VERSION, cut, distinct, shuffled
@@ -64,7 +65,7 @@ class BiasInBios(Value):
 
     def fingerprint(self) -> str:
         """Version of the reading, and the repository's revision or the SHA-256 of the folder."""
-        place = tree_sha256(Path(self.folder)) if self.folder else f"{_BIOS_REPO}@{_BIOS_REVISION}"
+        place = tree_sha256(local_path(self.folder, "folder")) if self.folder else f"{_BIOS_REPO}@{_BIOS_REVISION}"
         return f"bias-in-bios-{VERSION}-{place}"
 
     def check(self) -> None:
@@ -111,7 +112,7 @@ def _bio_records(folder: str | None) -> Iterator[tuple[object, Iterable[Mapping[
 
 
 def _parquet_files(folder: str) -> list[Path]:
-    found = sorted(Path(folder).rglob("*.parquet"))
+    found = sorted(local_path(folder, "folder").rglob("*.parquet"))
     if not found:
         raise InputError("no Parquet file in this folder", field="folder", found=folder, expected="*.parquet")
     return found

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import file_sha256
+from inoculate.core.paths import local_path
 from inoculate.core.seeds import derive
 from inoculate.data import files
 from inoculate.data.attributes import VERSION, Item, Items, Roles, distinct, key_of
@@ -48,7 +49,7 @@ class LabeledFile(Roles):
 
     def fingerprint(self) -> str:
         """The file's SHA-256."""
-        return f"file-{VERSION}-{file_sha256(Path(self.path))}"
+        return f"file-{VERSION}-{file_sha256(local_path(self.path, 'path'))}"
 
     def check(self) -> None:
         """Read the whole file.
@@ -60,7 +61,7 @@ class LabeledFile(Roles):
         self._read()
 
     def _read(self) -> tuple[Items, dict[str, list[str]]]:
-        path = Path(self.path)
+        path = local_path(self.path, "path")
         if not path.is_file():
             list(files.records(path))  # says what is wrong
         return _labeled_file(path, self.text, tuple(self.roles.values()), file_sha256(path))

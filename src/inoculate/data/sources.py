@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, cast
 from inoculate.core.assets import asset_named
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import digest, file_sha256
+from inoculate.core.paths import local_path
 from inoculate.core.types import Example
 from inoculate.data import files, hub, world
 from inoculate.data.catalog import SOURCES, Source
@@ -145,10 +146,10 @@ def _place(address: str) -> _Place:
             raise InputError(
                 f"{name!r} is no hub data set: it cannot be read from a folder", field="data", found=address
             )
-        return _Place(SOURCES[name], Path(folder).expanduser())
+        return _Place(SOURCES[name], local_path(folder, "data"))
     if address.startswith("hub:"):
         return _Place(_hub_source(address))
-    path = Path(address).expanduser()
+    path = local_path(address, "data")
     if path.is_dir():
         raise InputError("a folder is not a data file", field="data", found=address, expected=_expected())
     if path.exists() or path.suffix.lower() in files.SUFFIXES:

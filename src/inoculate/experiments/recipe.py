@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import digest
+from inoculate.core.paths import local_path
 from inoculate.core.types import JsonDict, Value
 from inoculate.experiments.base import Pretrained
 from inoculate.experiments.blame import input_error
@@ -128,7 +129,7 @@ def recipe_of(raw: dict[str, Any], path: Path, overrides: Sequence[str] = (), *,
 
 
 def _file(name: str) -> Path:
-    path = bundled().get(name, Path(name))
+    path = bundled().get(name) or local_path(name, "RECIPE")
     if not path.is_file():
         raise InputError("no such recipe, and no such file", field="RECIPE", found=name, known=bundled())
     return path
@@ -161,7 +162,7 @@ def _read(path: Path, trail: tuple[Path, ...] = ()) -> dict[str, Any]:
             raise InputError("unknown key", file=path, field=str(key), found=key, known=known)
     if "extends" not in raw:
         return raw
-    parent = bundled().get(str(raw["extends"]), path.parent / str(raw["extends"]))
+    parent = bundled().get(str(raw["extends"])) or local_path(str(path.parent / str(raw["extends"])), "extends")
     if path in trail or not parent.is_file():
         problem = "recipes extend each other in a circle" if path in trail else "no such recipe, and no such file"
         raise InputError(problem, file=path, field="extends", found=raw["extends"], known=bundled())

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from inoculate.core.errors import InputError
+from inoculate.core.paths import local_path
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -47,7 +48,7 @@ def locate(address: str) -> Located:
     Raises:
         InputError: naming what was looked for.
     """
-    path = Path(address).expanduser()
+    path = local_path(address, "model")
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise InputError("not a model", field="model", found=address, expected=_EXPECTED)
@@ -179,8 +180,10 @@ def base_of(folder: Path) -> tuple[str, str | None]:
             found=base,
             expected=_EXPECTED,
         )
-    beside = folder / base
-    return str(beside if not Path(base).exists() and beside.is_dir() else base), config.get("revision")
+    beside = local_path(str(folder / base), "base_model_name_or_path")
+    return str(
+        beside if not local_path(base, "base_model_name_or_path").exists() and beside.is_dir() else base
+    ), config.get("revision")
 
 
 def read_json(path: Path) -> dict[str, Any]:

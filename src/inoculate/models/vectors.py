@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inoculate.core.errors import InputError
+from inoculate.core.paths import local_path
 from inoculate.models.checkpoint import ADAPTER_CONFIG, check_adapter, read_json
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def read_vector(folder: str | Path) -> Vector:
     import torch
     from safetensors.torch import load_file
 
-    folder = Path(folder)
+    folder = local_path(str(folder), "folder")
     if not (folder / ADAPTER_CONFIG).is_file():
         there = ", ".join(sorted(path.name for path in folder.glob("*")))
         found = there or ("an empty folder" if folder.is_dir() else "no such folder")

@@ -16,7 +16,7 @@ _TERMINAL = (
     *("recipe", "stage", "base", "defense", "defense_seed", "threat_model", "adapter_mode", "attack", "attack_seed"),
     *("trial", "poison_ratio", "learning_rate", "step", "metric", "judge", "split", "value", "n", "status"),
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t")
 _ALWAYS = {"defense", "step", "metric", "value", "n"}
 _NUMERIC = {"step", "value", "n", "poison_ratio", "learning_rate"}
 
@@ -69,7 +69,10 @@ def _csv(value: Any) -> Any:
     """A text that a spreadsheet would take for a formula is quoted as spreadsheets do it."""
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", "␍")  # which the csv module leaves bare
+    return f"'{value}" if value.startswith(_FORMULA) else value
 
 
 def _sound(text: str) -> str:
