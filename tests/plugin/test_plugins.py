@@ -69,7 +69,7 @@ def commands(target: Path, folder: Path, *lines: list[str]) -> list[tuple[int, s
         [sys.executable, "-c", SCRIPT],
         input=json.dumps(lines),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": ""},  # an earlier test's command leaves its own there
         capture_output=True,
         text=True,
     )
