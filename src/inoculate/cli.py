@@ -93,7 +93,10 @@ def run(
     if dry_run:
         from inoculate.experiments.dry_run import describe
 
-        _say("\n\n".join(describe(one, store) for one in loaded))
+        try:
+            _say("\n\n".join(describe(one, store) for one in loaded))
+        except InputError as error:  # a model's configuration is looked into here first
+            raise (error.inside(recipe) if Path(recipe).is_file() else error) from None
         return 0
     return max(_run_stages(one, store, workers, device, storage, on) for one in loaded)
 
