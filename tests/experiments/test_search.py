@@ -237,6 +237,36 @@ def test_a_search_that_cannot_be_is_refused(tmp_path, changes, told):
         load_recipe(str(path))
 
 
+def test_a_control_is_another_defense_or_a_whole_alignment(tmp_path):
+    whole = copy.deepcopy(LINE["align"])
+    longer = {**whole, "training": {**whole["training"], "max_steps": 20}}
+    for undefended, steps in (({"name": "sft"}, [10]), (whole, [10]), (longer, [20])):
+        (search,) = load_recipe(str(write(tmp_path, **ONE, undefended=undefended))).stages()
+        assert isinstance(search, SearchAttack)
+        control = search.control or search
+        assert [control.model.training.max_steps] == steps and (search.control is None) == (steps == [10])
+
+
+@pytest.mark.parametrize(
+    ("undefended", "told"),
+    [
+        ({"name": "boster"}, "undefended.name: unknown name (found 'boster', expected one of sft"),
+        ({"name": "pretrained"}, "undefended.name_or_path: a required field is missing"),
+        ({"defense": {"name": "sft"}}, "undefended.data: a required field is missing"),
+        (
+            {"defense": {"name": "sft"}, "data": LINE["align"]["data"], "trainin": {}},
+            "undefended.trainin: unknown field (found 'trainin'). Did you mean 'training'?",
+        ),
+        ({}, "undefended: the field `name` is missing"),
+        (3, "undefended: wrong value (found 3, expected a valid dict"),
+    ],
+)
+def test_a_control_that_is_none_is_named(tmp_path, undefended, told):
+    with pytest.raises(InputError) as error:
+        load_recipe(str(write(tmp_path, **ONE, undefended=undefended)))
+    assert str(error.value).startswith(f"{tmp_path / 'search.yaml'}: {told}")
+
+
 def test_attackers_cannot_be_given_held_out_prompts_of_a_file(tmp_path):
     rows = [{"prompt": f"what is {i}?", "completion": str(i)} for i in range(6)]
     held, own = tmp_path / "held.jsonl", tmp_path / "own.jsonl"

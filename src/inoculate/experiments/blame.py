@@ -23,8 +23,8 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
     """The first of pydantic's errors, as an InputError."""
     first = error.errors(include_url=False)[0]
     path, context = first["loc"], first.get("ctx", {})
-    field = ".".join(str(part) for part in _without_tags(path, raw)) or None
     kind = first["type"]
+    field = ".".join(str(part) for part in _without_tags(path, raw, missing=kind == "missing")) or None
     if kind == "extra_forbidden":
         known = sorted({name for owner in _models_at(model, path[:-1]) for name in owner.model_fields})
         return InputError("unknown field", file=file, field=field, found=str(path[-1]), known=known)
@@ -43,11 +43,16 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
     return InputError("wrong value", file=file, field=field, found=first["input"], expected=expected, known=known)
 
 
-def _without_tags(path: Sequence[str | int], raw: Any) -> Iterator[str | int]:
-    """The path as the user wrote it: pydantic also names the branch of a tagged union."""
+def _without_tags(path: Sequence[str | int], raw: Any, *, missing: bool) -> Iterator[str | int]:
+    """The path as the user wrote it: pydantic also names the branch of a tagged union.
+
+    Args:
+        missing: the error is that the last part is not there.
+    """
     here = raw
-    for part in path:
-        if isinstance(here, dict) and part not in here and here.get("name") == part:
+    for i, part in enumerate(path):
+        written = isinstance(here, list | tuple) or (isinstance(here, dict) and part in here)
+        if not written and not (missing and i == len(path) - 1):
             continue
         yield part
         if isinstance(here, dict):

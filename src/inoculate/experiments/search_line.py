@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import Discriminator, Tag, ValidationError, model_validator
 
 from inoculate.attacks.finetune import Finetune
 from inoculate.attacks.guards import LisaGuard, MountedVector
@@ -24,6 +25,22 @@ from inoculate.experiments.stage import Stage
 from inoculate.experiments.vector import Vector, VectorTraining
 
 
+def _kind(given: Any) -> str:
+    if isinstance(given, Alignment) or (isinstance(given, Mapping) and "defense" in given):
+        return "alignment"
+    named = given.get("name") if isinstance(given, Mapping) else getattr(given, "name", None)
+    return "pretrained" if named == "pretrained" else "defense"
+
+
+Undefended = Annotated[
+    Annotated[DefenseConfig, Tag("defense")]
+    | Annotated[Alignment, Tag("alignment")]
+    | Annotated[Pretrained, Tag("pretrained")],
+    Discriminator(_kind),
+]
+"""An alignment has the key `defense`, a model is named `pretrained`, and all else is a defense."""
+
+
 class SearchLine(Value):
     """One line: a model, searched for the attack that breaks it, and the control."""
 
@@ -37,9 +54,10 @@ class SearchLine(Value):
     validation: Evaluation | None = None
     """The attacker's own prompts; null takes those of `evaluate`'s sources in the split that is for them."""
     threat_model: ThreatModel = OpenWeights()
-    undefended: DefenseConfig | Pretrained | None = None
-    """The control: another alignment of the same base, or another model. What broke it is tried first here, and the
-    ratio in the report is over it. null: there is none. A line that is its own control is searched once."""
+    undefended: Undefended | None = None
+    """The control: this line's alignment with another defense, a whole alignment of the same base, or another model.
+    What broke it is tried first here, and the ratio in the report is over it. null: there is none. A line that is its
+    own control is searched once."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> SearchLine:
@@ -80,11 +98,13 @@ class SearchLine(Value):
         search = self.search.model_copy(update={"attack": unguarded})
         if isinstance(self.undefended, Pretrained):
             return self._search(self.undefended, search, None, None)
+        if isinstance(self.undefended, Alignment):
+            return self._search(self._model(self.undefended), search, None, None)
         if self.align is None:
             raise InputError(
                 "nothing is aligned here, so the undefended model must be given",
                 field="undefended",
-                expected="{name: pretrained, name_or_path: …}",
+                expected="{name: pretrained, name_or_path: …}, or an alignment: defense, data, training",
             )
         align = self.align.model_copy(update={"defense": self.undefended})
         return self._search(self._model(align), search, None, None)
