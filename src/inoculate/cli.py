@@ -13,6 +13,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from inoculate import __version__
+from inoculate.core import ranks
 from inoculate.core.errors import LEFT_OUT, InoculateError, InputError, PlugInWarning
 from inoculate.core.text import one_line
 
@@ -54,6 +55,8 @@ MeasuredIn: TypeAlias = Annotated[
     Path | None,
     Parameter(name="--store", help="Store with evaluations, attacks or searches on this model, for its model card."),
 ]
+_FOR_SEVERAL = ("align", "vector", "run")
+"""Verbs that `accelerate launch` may start in several processes."""
 Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "tasks", "sources", "models", "worlds"]
 
 
@@ -544,7 +547,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit codes 0 done, 1 a stage failed, 2 the input was wrong, 130 interrupted."""
     tokens = sys.argv[1:] if arguments is None else arguments
     _hush()
-    sys.exit(_guarded(lambda: app(tokens, exit_on_error=False, print_error=False, result_action="return_value")))
+
+    def call() -> object:
+        if ranks.launched() and tokens and tokens[0] not in _FOR_SEVERAL:
+            expected = ", ".join(_FOR_SEVERAL)
+            raise InputError("work for one process", field="accelerate launch", found=tokens[0], expected=expected)
+        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+    sys.exit(_guarded(call))
 
 
 def _hush() -> None:
@@ -588,12 +598,14 @@ def _guarded(call: Callable[[], object]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"inoculate: {one_line(message)}\n")
+    if ranks.first():
+        sys.stderr.write(f"inoculate: {one_line(message)}\n")
     return code
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text.rstrip("\n") + "\n")
+    if ranks.first():
+        sys.stdout.write(text.rstrip("\n") + "\n")
 
 
 def _part(source: str, split: str) -> dict[str, Any]:

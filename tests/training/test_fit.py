@@ -13,7 +13,7 @@ from tests.conftest import Bowls, bowl
 from torch.testing import assert_close
 
 from inoculate.core.errors import InputError
-from inoculate.data.batches import Feed
+from inoculate.data.batches import WHOLE, Feed
 from inoculate.data.templates import Encoded
 from inoculate.defenses import MLAC, SFT, Booster, Lisa
 from inoculate.models.sandbox import TinyModel
@@ -40,7 +40,7 @@ class BowlFeed(Feed):
     def __init__(self):
         super().__init__([SimpleNamespace()], 1, 0, "align")
 
-    def batches_at(self, step, micro_batches=1):
+    def batches_at(self, step, micro_batches=1, share=WHOLE):
         return [bowl((0.0, 0.0), 1.0)]
 
 

@@ -7,7 +7,7 @@ uninterrupted one would have seen, and nothing has to be saved.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from inoculate.core.seeds import numpy_rng
 from inoculate.data.templates import Encoded
@@ -77,6 +77,20 @@ def collate(rows: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch:
     return batch
 
 
+class Share(NamedTuple):
+    """Which of a micro-batch's rows are for one process: a run of them, alike in length to the others'."""
+
+    rank: int
+    ranks: int
+
+    def of(self, rows: int) -> range:
+        """The numbers of the rows, in order; none where there are fewer rows than processes."""
+        return range(rows * self.rank // self.ranks, rows * (self.rank + 1) // self.ranks)
+
+
+WHOLE = Share(0, 1)
+
+
 class Stream(Protocol):
     """What a training loop draws its batches from."""
 
@@ -87,8 +101,8 @@ class Stream(Protocol):
         """Rows of one epoch."""
         ...
 
-    def batches_at(self, step: int, micro_batches: int = 1) -> list[Batch]:
-        """Optimizer step `step`, counted from 0, in micro-batches."""
+    def batches_at(self, step: int, micro_batches: int = 1, share: Share = WHOLE) -> list[Batch]:
+        """Optimizer step `step`, counted from 0, in micro-batches; of each, one process's share of the rows."""
         ...
 
 
@@ -137,26 +151,33 @@ class Feed:
         """The rows of optimizer step `step`, counted from 0."""
         return [self.rows[i] for i in self.order.at(step)]
 
-    def batches_at(self, step: int, micro_batches: int = 1) -> list[Batch]:
+    def batches_at(self, step: int, micro_batches: int = 1, share: Share = WHOLE) -> list[Batch]:
         """Step `step` cut into micro-batches whose mean losses, times `loss_weight`, average to the whole step's.
 
-        So 8 × 1 and 1 × 8 give one gradient, however unevenly the answer tokens fall.
+        So 8 × 1 and 1 × 8 give one gradient, however unevenly the answer tokens fall. The weighted losses of the
+        shares of a micro-batch add up to its own; a process for which there is no row gets one of no weight.
         """
         import torch
 
         rows = self.rows_at(step)
-        if micro_batches == 1:
+        if micro_batches == 1 and share.ranks == 1:
             return [collate(rows, self.layout, self.pad_id)]
         size = -(-len(rows) // micro_batches)
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        answers = [sum(len(row.ids) - row.n_prompt for row in part) for part in parts]
+        own = [[part[i] for i in share.of(len(part))] for part in parts]
+        whole, answers = _answers(rows), [_answers(part) for part in own]
         return [
             {
-                **collate(part, self.layout, self.pad_id),
-                "loss_weight": torch.tensor(len(parts) * count / sum(answers)),
+                **collate(mine or part[:1], self.layout, self.pad_id),
+                "loss_weight": torch.tensor(len(parts) * count / whole),
             }
-            for part, count in zip(parts, answers, strict=True)
+            for mine, part, count in zip(own, parts, answers, strict=True)
         ]
+
+
+def _answers(rows: Sequence[Encoded]) -> int:
+    """Tokens that a loss is taken on."""
+    return sum(len(row.ids) - row.n_prompt for row in rows)
 
 
 class TensorFeed:
@@ -176,14 +197,18 @@ class TensorFeed:
     def __len__(self) -> int:
         return self.order.rows
 
-    def batches_at(self, step: int, micro_batches: int = 1) -> list[Batch]:
+    def batches_at(self, step: int, micro_batches: int = 1, share: Share = WHOLE) -> list[Batch]:
         """Step `step` cut into micro-batches whose mean losses, times `loss_weight`, average to the whole step's."""
         import torch
 
         at = torch.tensor(self.order.at(step))
         parts = at.tensor_split(min(micro_batches, len(at)))
-        batches: list[Batch] = [{name: tensor[part] for name, tensor in self.tensors.items()} for part in parts]
-        if len(parts) == 1:
+        own = [part[list(share.of(len(part)))] for part in parts]
+        batches: list[Batch] = [
+            {name: tensor[mine if len(mine) else part[:1]] for name, tensor in self.tensors.items()}
+            for mine, part in zip(own, parts, strict=True)
+        ]
+        if len(parts) == 1 and share.ranks == 1:
             return batches
-        weights = [torch.tensor(len(parts) * len(part) / len(at)) for part in parts]
+        weights = [torch.tensor(len(parts) * len(mine) / len(at)) for mine in own]
         return [{**batch, "loss_weight": weight} for batch, weight in zip(batches, weights, strict=True)]

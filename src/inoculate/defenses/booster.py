@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from inoculate.core.types import Batches, Value
+from inoculate.core.types import DATA, WEIGHTS, Batches, Value
 from inoculate.models.weights import Grads, add_to_grad, combine, loss_and_grad, norm, shifted
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Booster(Value):
     lam: NonNegativeFloat = 5.0
     alpha: PositiveFloat = 0.1
     needs: ClassVar[Mapping[str, int]] = {"align": 1, "harmful": 1}
+    parallel: ClassVar[frozenset[str]] = frozenset({DATA, WEIGHTS})
 
     def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]:
         """Add the update to `.grad`.

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt
 
-from inoculate.core.types import Batches, Rate, Value
-from inoculate.models.weights import Grads, add_to_grad, combine, loss_and_grad, trainable
+from inoculate.core.types import DATA, WEIGHTS, Batches, Rate, Value
+from inoculate.models.sharding import cut
+from inoculate.models.weights import Grads, add_to_grad, combine, loss_and_grad, norm, trainable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Lisa(Value):
     """Share of the run after which the proximal term counts."""
     needs: ClassVar[Mapping[str, int]] = {"align": 1, "guide": 1}
     """`align`: the user's data, which is what is learned here; `guide`: the provider's alignment data."""
+    parallel: ClassVar[frozenset[str]] = frozenset({DATA, WEIGHTS})
 
     def start(self, model: nn.Module, steps: int) -> Alternation:
         """A course that begins with an alignment phase."""
@@ -80,7 +82,7 @@ class Alternation:
         away = combine((1.0, [weight.detach() for weight in self._weights]), (-1.0, self._anchor))
         ρ = self.lisa.rho if self.step >= self.lisa.proximal_from * self.steps else 0.0
         add_to_grad(model, combine((1.0, grad), (ρ, away)))
-        return {"align_loss": loss, "drift": sum(float(part.pow(2).sum()) for part in away)}
+        return {"align_loss": loss, "drift": norm(away) ** 2}
 
     def tensors(self) -> dict[str, Tensor]:
         """The anchor."""
@@ -88,7 +90,7 @@ class Alternation:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on with a saved anchor."""
-        self._anchor = [tensors[str(i)].to(weight.device) for i, weight in enumerate(self._weights)]
+        self._anchor = [cut(tensors[str(i)].to(weight.device), weight) for i, weight in enumerate(self._weights)]
 
     @property
     def _in_cycle(self) -> int:

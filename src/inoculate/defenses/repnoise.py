@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 
-from inoculate.core.types import Batches, Preset
+from inoculate.core.types import DATA, WEIGHTS, Batches, Preset
 from inoculate.models.weights import Grads, add_to_grad, combine, loss_and_grad
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class RepNoise(Preset):
     beta: NonNegativeFloat = 0.001
     needs: ClassVar[Mapping[str, int]] = {"align": 1, "harmful": 1, "safe": 1}
     """`safe`: safe answers to the prompts of `harmful`, row by row. By default the refusals that belong to them."""
+    parallel: ClassVar[frozenset[str]] = frozenset({DATA, WEIGHTS})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "booster-authors": {"alpha": 0.1}}
 
     def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from inoculate.core.types import Batch, Batches, Positive, Value
+from inoculate.core.types import DATA, WEIGHTS, Batch, Batches, Positive, Value
 from inoculate.models.weights import add_to_grad, combine, eval_mode, loss_and_grad, shifted, trainable
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ class SecurityVector(Value):
     def needs(self) -> Mapping[str, int]:
         """Harmful data; and ordinary data, unless the KL term is off."""
         return {"harmful": 1, "ordinary": 1} if self.kl_weight else {"harmful": 1}
+
+    @property
+    def parallel(self) -> frozenset[str]:
+        """The min-min variant moves the backbone, whose pieces are gathered for reading alone."""
+        return frozenset({DATA} if self.inner_steps else {DATA, WEIGHTS})
 
     def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]:
         """Add the gradient to `.grad`.

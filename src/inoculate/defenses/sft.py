@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from inoculate.core.types import Batches, Value
+from inoculate.core.types import DATA, WEIGHTS, Batches, Value
 from inoculate.models.weights import add_to_grad, loss_and_grad
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class SFT(Value):
 
     name: Literal["sft"] = "sft"
     needs: ClassVar[Mapping[str, int]] = {"align": 1}
+    parallel: ClassVar[frozenset[str]] = frozenset({DATA, WEIGHTS})
 
     def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]:
         """Add ∇f to `.grad`; return `align_loss`, f at the present weights."""

@@ -54,6 +54,11 @@ class Together(Value):
         """Its members' names, joined."""
         return "+".join(member.name for member in self.of)
 
+    @property
+    def parallel(self) -> frozenset[str]:
+        """What all members allow."""
+        return frozenset.intersection(*(member.parallel for member in self.of))
+
     def params(self) -> dict[str, Any]:
         """The members' hyperparameters, each under its member's name."""
         return {

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 
-from inoculate.core.types import Batches, Preset
+from inoculate.core import ranks
+from inoculate.core.types import DATA, WEIGHTS, Batches, Preset
 from inoculate.models.weights import add_to_grad, forked_rng, loss_and_grad, norm
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Vaccine(Preset):
     name: Literal["vaccine"] = "vaccine"
     rho: NonNegativeFloat = 2.0
     needs: ClassVar[Mapping[str, int]] = {"align": 1}
+    parallel: ClassVar[frozenset[str]] = frozenset({DATA, WEIGHTS})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "booster-authors": {"rho": 5.0}}
 
     def backward(self, model: nn.Module, batches: Batches) -> dict[str, float]:
@@ -68,9 +70,9 @@ class Vaccine(Preset):
         with forked_rng(device_of(model)), outputs_through(attentions, add_zero):
             loss = loss_of(model, align)
             grads = torch.autograd.grad(loss, list(zeros.values()), materialize_grads=True)
-        length = norm(grads)
+        length = norm(grads, of_rows=True)
         push = {layer: grad * (self.rho / (length + _NO_DIRECTION)) for layer, grad in zip(zeros, grads, strict=True)}
         with outputs_through(attentions, lambda layer, hidden: hidden + push[layer]):
             perturbed, grad = loss_and_grad(model, align)
         add_to_grad(model, grad)
-        return {"align_loss": loss.item(), "perturbed_loss": perturbed, "hidden_grad_norm": length}
+        return {"align_loss": ranks.total(loss.item()), "perturbed_loss": perturbed, "hidden_grad_norm": length}

@@ -90,6 +90,7 @@ class Align(Stage):
     """Align a base model with a defense."""
 
     kind: ClassVar[str] = "align"
+    parallel: ClassVar[bool] = True
     base: Base
     defense: DefenseConfig
     data: Mix

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from inoculate.core import ranks
 from inoculate.core.errors import StageError
 from inoculate.experiments.processes import DIED, as_ours, start_worker, submit
 from inoculate.experiments.stage import Context, Stage
@@ -102,7 +103,7 @@ def progress_of(store: Store, stage: Stage, tell: Callable[[], None] | None = No
 
     def progress(step: int, steps: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= POLL_S:
+        if ranks.rank() == 0 and time.monotonic() - last >= POLL_S:
             last = time.monotonic()
             file.write_text(f"{step} {steps}")
             if tell is not None:

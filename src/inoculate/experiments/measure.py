@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inoculate.core.types import Batch
-from inoculate.data.batches import Feed, Layout
+from inoculate.data.batches import WHOLE, Feed, Layout, Share
 from inoculate.defenses import SFT
 from inoculate.experiments.align import address_of, filled, open_trainable
 from inoculate.experiments.stage import Context
@@ -108,8 +108,8 @@ class _Still:
     def __len__(self) -> int:
         return len(self.feed)
 
-    def batches_at(self, step: int, micro_batches: int = 1) -> list[Batch]:
-        return self.feed.batches_at(self.step, micro_batches)
+    def batches_at(self, step: int, micro_batches: int = 1, share: Share = WHOLE) -> list[Batch]:
+        return self.feed.batches_at(self.step, micro_batches, share)
 
 
 def _rehearse(defense: Any, context: Context) -> Any:

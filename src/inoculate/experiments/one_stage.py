@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from inoculate.core import ranks
 from inoculate.core.errors import InoculateError, InputError, StageError
 from inoculate.experiments.blame import input_error
 from inoculate.experiments.recipe import parse_override, set_field
@@ -31,6 +32,7 @@ def run_one(
     Raises:
         InputError: if a field is wrong or `out` exists.
     """
+    ranks.join()
     for override in overrides:
         set_field(value, *parse_override(override), file="--set")
     try:
@@ -39,26 +41,33 @@ def run_one(
         raise input_error(error, kind, value, None) from None
     work = out.parent / f".{out.name}.work"
     resumed = work.exists()
-    if resumed and _is_done(out, stage):  # killed after the rename: what is left is to tidy up
-        shutil.rmtree(work)
+
+    def is_done() -> bool:
+        if resumed and _is_done(out, stage):  # killed after the rename: what is left is to tidy up
+            shutil.rmtree(work)
+            return True
+        if out.exists():
+            raise InputError("exists already", file=out, field="--out", expected="a new folder")
+        check_device(device)
+        check_inputs([stage])
+        return False
+
+    if ranks.by_the_first(is_done):
         say(f"{out}: {stage.label()}")
         return 0
-    if out.exists():
-        raise InputError("exists already", file=out, field="--out", expected="a new folder")
-    check_device(device)
-    check_inputs([stage])
     store = Store(work, option="--out")
     try:
         with Show(kind.kind) as show:
             store.run(stage, Context(device=device, progress=show.steps))
     except InoculateError as error:
-        if isinstance(error, InputError) and not resumed:
+        if isinstance(error, InputError) and not resumed and ranks.rank() == 0:
             shutil.rmtree(work, ignore_errors=True)  # to run again would not help: there is nothing to keep
         raise
     except Exception as error:
         raise StageError(f"{stage.label()}: {type(error).__name__}: {error}") from error
-    store.folder(stage).rename(out)
-    shutil.rmtree(store.path)
+    if ranks.rank() == 0:
+        store.folder(stage).rename(out)
+        shutil.rmtree(store.path)
     say(f"{out}: {stage.label()}")
     if left := stage.unmeasured():
         say(f"not measured, for want of weights: {', '.join(left)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from inoculate.core import ranks
 from inoculate.core.errors import InoculateError, InputError
 from inoculate.experiments.crew import Crew, Outcome, Processes, progress_of
 from inoculate.experiments.stage import Context, Stage
@@ -75,8 +76,9 @@ def run_stages(
     ordered = in_order(stages)
     ran = Ran()
     waiting = []
-    for stage in ordered:
-        if store.has(stage):
+    there = ranks.told([store.has(stage) for stage in ordered])
+    for stage, done in zip(ordered, there, strict=True):
+        if done:
             store.verify(stage)
             ran.done.append(stage)
         else:

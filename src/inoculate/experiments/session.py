@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from inoculate.core import ranks
+from inoculate.core.errors import InputError
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import Ran, in_order, run_stages
 from inoculate.experiments.stage import Context, Stage, check_device
@@ -36,6 +38,10 @@ def run_recipe(
         workers: stages at once; None is one in this process, and on a cluster as many as it has room for.
         on: the cluster that runs the stages, as `cluster.check_on` allows it; None is this machine.
     """
+    if ranks.launched() and (on is not None or (workers or 1) > 1):
+        field = "--workers" if on is None else "--on"
+        raise InputError("the processes of a launch work on one stage together", field=field, expected="one worker")
+    ranks.join()
     if on is None:
         check_device(device)
     else:
@@ -58,7 +64,8 @@ def run_recipe(
     if ran.skipped:
         complain(f"skipped, since what they build on failed or diverged: {_named(ran.skipped)}", 0)
     try:
-        _write_manifest(recipe, stages, ran, store, time.monotonic() - began)
+        if ranks.rank() == 0:
+            _write_manifest(recipe, stages, ran, store, time.monotonic() - began)
     except OSError as error:
         code = complain(f"the recipe's manifest could not be written: {error.strerror} ({store.path})", 1)
         if not ran.failed:
@@ -98,7 +105,7 @@ class Show:
 
 def _bars(transient: bool = False) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not ranks.first())
     return Progress(*columns, console=console, transient=transient, disable=transient and not console.is_terminal)
 
 

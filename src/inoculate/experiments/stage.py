@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from inoculate.attacks.table import ATTACKS
+from inoculate.core import ranks
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.hashing import digest
 from inoculate.core.records import Record
@@ -19,6 +20,7 @@ from inoculate.data.sources import fingerprint
 from inoculate.defenses import DEFENSES
 from inoculate.evals.judges import JUDGES
 from inoculate.evals.tasks import TASKS
+from inoculate.models import sharding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,6 +59,8 @@ class Context:
         """The model on this context's device. A small one on the CPU gets one thread: to share its steps costs more."""
         import torch
 
+        if sharding.wanted():
+            return model  # whole it may fit no device: `fit` sends the pieces
         threads, small = _all_threads(), sum(weight.numel() for weight in model.parameters()) < _SMALL
         torch.set_num_threads(1 if small else threads)
         if self.device != "auto":
@@ -83,6 +87,8 @@ class Stage(Value):
     version: ClassVar[int] = 1
     unhashed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Fields, as pydantic's `exclude`, that decide whether a stage may run and not what comes out."""
+    parallel: ClassVar[bool] = False
+    """Whether all processes of a launch take part in `run`; else the first does it, and the others wait."""
     added: ClassVar[frozenset[str]] = frozenset()
     """Fields that came after results had been stored: at their default they leave the hash as it was."""
 
@@ -201,14 +207,17 @@ def gave_up(blank: Record, context: Context, fitted: Fitted) -> Record:
 
 
 def save_model(out: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a folder that Hugging Face loads: safetensors, or the adapter alone."""
+    """Write a folder that Hugging Face loads: safetensors, or the adapter alone. Of several processes the first does."""
     from safetensors import SafetensorError
     from transformers.utils import logging
 
+    whole = _whole(model)
+    if ranks.rank() > 0:
+        return
     logging.disable_progress_bar()
     _resolve_bases(model)
     try:
-        model.save_pretrained(out)
+        model.save_pretrained(out, **whole)
         tokenizer.save_pretrained(out)
     except (OSError, SafetensorError) as error:
         raise StageError(f"{out}: the model could not be written: {error}") from error
@@ -218,11 +227,20 @@ def save_adapter(out: Path, model: Any) -> None:
     """Write a security vector alone: the model's one adapter, or of several the vector's, in a folder of its name."""
     from inoculate.models.adapters import VECTOR
 
+    whole = _whole(model)
+    if ranks.rank() > 0:
+        return
     _resolve_bases(model)
     try:
-        model.save_pretrained(out, selected_adapters=[VECTOR] if VECTOR in model.peft_config else None)
+        model.save_pretrained(out, selected_adapters=[VECTOR] if VECTOR in model.peft_config else None, **whole)
     except OSError as error:
         raise StageError(f"{out}: the adapter could not be written: {error}") from error
+
+
+def _whole(model: Any) -> dict[str, Any]:
+    """How `save_pretrained` gets weights that lie in pieces."""
+    state = sharding.whole_state(model)
+    return {} if state is None else {"state_dict": state}
 
 
 def _resolve_bases(model: Any) -> None:

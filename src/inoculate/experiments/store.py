@@ -9,13 +9,16 @@ import resource
 import shutil
 import sys
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from inoculate.core import ranks
 from inoculate.core.errors import InoculateError, InputError, StageError
 from inoculate.core.records import Record, write_records
 from inoculate.core.whole import check_files, read_about, sizes
@@ -66,62 +69,84 @@ class Store:
     def run(self, stage: Stage, context: Context) -> bool:
         """Run a stage unless it is done; a cut-off run is resumed from its checkpoint.
 
+        All processes of a launch call it alike. The first one writes; what the others write goes nowhere.
+
         Returns:
             Whether it was computed now.
 
         Raises:
             StageError: if the stage fails; what it left stays in `.partial`, and a `failed` record beside it.
+            SystemExit: of one process among several, which leave together.
         """
-        final, partial = self.folder(stage), self.path / f"{stage.folder}.partial"
+        if ranks.count() > 1 and not stage.parallel:
+            return ranks.by_the_first(lambda: self.run(stage, context))
+        partial = self.path / f"{stage.folder}.partial"
+        with ExitStack() as leaving:
+            if ranks.rank() == 0:
+                leaving.callback(self._own(stage, partial, context).release)
+            if ranks.told(self.has(stage)):
+                return False
+            out = partial if ranks.rank() == 0 else Path(leaving.enter_context(TemporaryDirectory()))
+            try:
+                self._compute(stage, out, context)
+            except Exception as error:
+                if ranks.count() > 1 and not isinstance(error, InputError):  # which is the same in every process
+                    raise SystemExit(f"inoculate: {stage.label()}: {type(error).__name__}: {error}") from error
+                if isinstance(error, OSError):
+                    raise StageError(f"{error.strerror or error} ({error.filename or partial})") from error
+                raise
+            ranks.told(None)  # the folder has its name
+            return True
+
+    def _own(self, stage: Stage, partial: Path, context: Context) -> FileLock:
+        """The stage's lock, once it is ours. While another process is at it, some of its work may be shared."""
         lock = FileLock(self.path / f".{stage.folder}.lock")
         above = {stage.folder: self.folder(stage) for stage in stage.upstream()}
         while True:
             try:
                 lock.acquire(timeout=1.0)
-                break
-            except Timeout:  # another process is at it: its result is ours, and some of its work may be
+                return lock
+            except Timeout:
                 try:
                     if partial.exists():
                         stage.assist(partial, above, context)
                 except (InoculateError, OSError):
                     if partial.exists():  # else the other one is done, and its folder has its final name
                         raise
+
+    def _compute(self, stage: Stage, out: Path, context: Context) -> None:
+        """Run the stage in `out`; the first process's folder gets its final name."""
+        out.mkdir(exist_ok=True)
+        started, clock = datetime.now(UTC), time.monotonic()
+        upstream = {above.folder: self.folder(above) for above in stage.upstream()}
         try:
-            if self.has(stage):
-                return False
-            partial.mkdir(exist_ok=True)
-            started, clock = datetime.now(UTC), time.monotonic()
-            upstream = {above.folder: self.folder(above) for above in stage.upstream()}
-            try:
-                status = stage.run(partial, upstream, context)
-            except Exception as error:
+            status = stage.run(out, upstream, context)
+        except Exception as error:
+            if ranks.rank() == 0:
                 self.note_failure(stage, context, f"{type(error).__name__}: {error}")
-                raise
-            (partial / "progress").unlink(missing_ok=True)
-            about = {
-                "kind": stage.kind,
-                "hash": stage.hash,
-                "label": stage.label(),
-                "value": stage.model_dump(mode="json"),
-                "fingerprints": stage.fingerprints(),
-                "upstream": list(upstream),
-                "status": status,
-                "unmeasured": list(stage.unmeasured()),
-                "files": sizes(partial),
-                "started": started.isoformat(timespec="seconds"),
-                "wall_s": round(time.monotonic() - clock, 3),
-                "peak_memory_gib": round(peak_memory_gib(), 3),
-                "environment": environment(),
-                "plugins": plugins_in(stage),
-            }
-            write_json(partial / "stage.json", about)
-            shutil.rmtree(self.path / f"{stage.folder}.failed", ignore_errors=True)
-            partial.rename(final)
-            return True
-        except OSError as error:
-            raise StageError(f"{error.strerror or error} ({error.filename or partial})") from error
-        finally:
-            lock.release()
+            raise
+        if ranks.rank() > 0:
+            return
+        (out / "progress").unlink(missing_ok=True)
+        about = {
+            "kind": stage.kind,
+            "hash": stage.hash,
+            "label": stage.label(),
+            "value": stage.model_dump(mode="json"),
+            "fingerprints": stage.fingerprints(),
+            "upstream": list(upstream),
+            "status": status,
+            "unmeasured": list(stage.unmeasured()),
+            "files": sizes(out),
+            "started": started.isoformat(timespec="seconds"),
+            "wall_s": round(time.monotonic() - clock, 3),
+            "peak_memory_gib": round(peak_memory_gib(), 3),
+            "environment": environment(),
+            "plugins": plugins_in(stage),
+        }
+        write_json(out / "stage.json", about)
+        shutil.rmtree(self.path / f"{stage.folder}.failed", ignore_errors=True)
+        out.rename(self.folder(stage))
 
     def note_failure(self, stage: Stage, context: Context, why: str) -> None:
         """Leave a `failed` record of a stage, and why; the next run that succeeds removes it."""
@@ -167,10 +192,12 @@ def environment() -> dict[str, str]:
     packages = {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "tokenizers")}
     from inoculate import __version__
 
+    several = {"processes": str(ranks.count())} if ranks.count() > 1 else {}
     return {
         "inoculate": __version__,
         "python": platform.python_version(),
         **packages,
         "platform": platform.platform(),
         "threads": str(torch.get_num_threads()),
+        **several,
     }

@@ -65,6 +65,7 @@ class Vector(Stage):
     """Train a security vector for a model."""
 
     kind: ClassVar[str] = "vector"
+    parallel: ClassVar[bool] = True
     model: Model
     vector: VectorTraining
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inoculate.core import ranks
 from inoculate.core.errors import InputError
 from inoculate.core.types import Batch
 from inoculate.models.blocks import blocks_of, mlps_of, outputs_through
@@ -34,7 +35,11 @@ class Noising:
         self.harmful_loss = self.distance = float("nan")
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        """β · mean_l MMD² − α · log mean_l h_l, times the batch's `loss_weight` if it has one."""
+        """β · mean_l MMD² − α · log mean_l h_l, times the batch's `loss_weight` if it has one.
+
+        In several processes the tokens are those of all, so the loss is the same in each, and its gradient that of its
+        own tokens.
+        """
         labels_BT = apart(batch, self.safe)
         counts_BT = labels_BT != IGNORED
         blocks = blocks_of(model)
@@ -46,15 +51,15 @@ class Noising:
 
         with outputs_through([*mlps, *layers], see):
             logits_MV = labeled_logits(model, {**batch, "labels": labels_BT})
-        made = [seen[number][counts_BT] for number in range(len(mlps))]
+        made = [ranks.rows(seen[number][counts_BT]) for number in range(len(mlps))]
         states = [seen[number] for number in range(len(mlps), len(seen))]
-        last = F.cross_entropy(logits_MV.float(), labels_BT[:, 1:][counts_BT[:, 1:]])
+        last = _mean(logits_MV, labels_BT[:, 1:][counts_BT[:, 1:]])
         distance = torch.stack([distance_to_noise(x_MD) for x_MD in made]).mean()
-        harmful_loss = torch.stack([*(_read(model, state, labels_BT) for state in states), last]).mean()
+        harmful_loss = ranks.whole(torch.stack([*(_read(model, state, labels_BT) for state in states), last])).mean()
         self.distance, self.harmful_loss = distance.item(), harmful_loss.item()
         loss = self.beta * distance - self.alpha * harmful_loss.log()
         weight = batch.get("loss_weight")
-        return loss if weight is None else loss * weight
+        return loss if weight is None else loss * ranks.total(float(weight))
 
 
 def apart(harmful: Batch, safe: Batch) -> Tensor:
@@ -76,7 +81,9 @@ def apart(harmful: Batch, safe: Batch) -> Tensor:
         kept[:n][ids[:n] == counterpart[:n]] = IGNORED
     if len(ours) != len(theirs):
         raise _unpaired(f"{len(ours)} harmful rows, {len(theirs)} safe ones")
-    if not (labels_BT != IGNORED).any():
+    if harmful.get("loss_weight") == 0:  # a row that only keeps this process in step with the others
+        labels_BT.fill_(IGNORED)
+    if not ranks.total(float((labels_BT != IGNORED).sum())):
         raise _unpaired("every answer is its own counterpart")
     return labels_BT
 
@@ -88,7 +95,9 @@ def distance_to_noise(x_MD: Tensor) -> Tensor:
     Gretton et al., JMLR 2012, eq. 5.) Draws from the global RNG.
     """
     x_MD = x_MD.float()
-    both = torch.cat([x_MD, torch.randn_like(x_MD)])
+    noise_MD = torch.randn_like(x_MD)
+    ranks.of_the_first([noise_MD])
+    both = torch.cat([x_MD, noise_MD])
     square = (both * both).sum(1)
     distances = (square[:, None] + square - 2 * both @ both.T).clamp_min(0)
     size = len(both)
@@ -103,7 +112,14 @@ def _read(model: nn.Module, state_BTD: Tensor, labels_BT: Tensor) -> Tensor:
     next_BT = labels_BT[:, 1:]
     wanted = next_BT != IGNORED
     head = inner_model(model).get_output_embeddings()
-    return F.cross_entropy(head(state_BTD[:, :-1][wanted]).float(), next_BT[wanted])
+    return _mean(head(state_BTD[:, :-1][wanted]), next_BT[wanted])
+
+
+def _mean(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
+    """Cross-entropy summed over this process's tokens, over the number of all processes' tokens."""
+    if ranks.count() == 1:
+        return F.cross_entropy(logits_MV.float(), labels_M)
+    return F.cross_entropy(logits_MV.float(), labels_M, reduction="sum") / ranks.total(len(labels_M))
 
 
 def _rows(batch: Batch) -> Sequence[tuple[int, slice]]:

@@ -2,14 +2,20 @@
 # (torch's multi-tensor functions are public in all but name, and typed for lists of plain tensors)
 """Vector arithmetic on the trainable weights of a model: the six verbs that defenses are written in.
 
-A gradient is a list of tensors, one per trainable weight, in the order of `trainable(model)`.
+A gradient is a list of tensors, one per trainable weight, in the order of `trainable(model)`. Where a launch has several
+processes, each computes the loss of its share of the rows, and a gradient is the sum of all shares; where the weights
+are sharded, gradients are laid out as they are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TypeAlias
+
+from inoculate.core import ranks
+from inoculate.models.sharding import like, local, reshard
 
 if TYPE_CHECKING:
     import torch
@@ -22,25 +28,43 @@ Grads: TypeAlias = "list[Tensor]"
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The weights with `requires_grad`, in the model's order."""
+    if ranks.count() > 1:
+        reshard(model)
     return [weight for weight in model.parameters() if weight.requires_grad]
 
 
-def norm(grads: Sequence[Tensor]) -> float:
-    """One L2 norm over all tensors together, as in the papers (not per layer)."""
+def norm(grads: Sequence[Tensor], *, of_rows: bool = False) -> float:
+    """One L2 norm over all tensors together, as in the papers (not per layer).
+
+    Args:
+        of_rows: the tensors are of this process's rows alone: other processes hold the others.
+    """
     from torch.nn.utils import get_total_norm
 
-    return float(get_total_norm(grads))
+    length = float(get_total_norm([local(grad) for grad in grads]))
+    in_parts = ranks.count() > 1 and (of_rows or any(local(grad) is not grad for grad in grads))
+    return math.sqrt(ranks.total(length**2)) if in_parts else length
+
+
+def clip(model: nn.Module, limit: float) -> float:
+    """Scale `.grad` of sharded weights down to a norm of `limit`, as torch does for whole ones; the norm before."""
+    import torch
+
+    grads = [weight.grad for weight in trainable(model) if weight.grad is not None]
+    length = norm(grads)
+    torch._foreach_mul_([local(grad) for grad in grads], min(1.0, limit / (length + 1e-6)))
+    return length
 
 
 def combine(*terms: tuple[float, Grads]) -> Grads:
     """Σ c · g over (c, g) pairs, in new tensors."""
     import torch
 
-    (first, grads), *rest = terms
-    total = torch._foreach_mul(grads, first)
+    (first, laid_out), *rest = terms
+    total = torch._foreach_mul([local(grad) for grad in laid_out], first)
     for coefficient, grads in rest:
-        torch._foreach_add_(total, grads, alpha=coefficient)
-    return list(total)
+        torch._foreach_add_(total, [local(grad) for grad in grads], alpha=coefficient)
+    return [like(piece, grad) for piece, grad in zip(total, laid_out, strict=True)]
 
 
 def loss_and_grad(
@@ -48,9 +72,9 @@ def loss_and_grad(
 ) -> tuple[float, Grads]:
     """Loss of a batch (by default cross-entropy) and its gradient, with `.grad` and the RNG state as they were.
 
-    The gradient is taken by `loss.backward()` with `.grad` set aside, not by `autograd.grad`, which data-parallel
-    wrappers do not synchronize. The RNG is forked, so that every pass of one step sees the same dropout mask.
-    Weights that the loss does not reach get zeros.
+    The gradient is taken by `loss.backward()` with `.grad` set aside, not by `autograd.grad`, which sharded weights do
+    not synchronize. The RNG is forked, so that every pass of one step sees the same dropout mask. Weights that the loss
+    does not reach get zeros. In several processes both are sums over the processes.
     """
     import torch
 
@@ -69,7 +93,8 @@ def loss_and_grad(
     finally:
         for weight, grad in zip(weights, aside, strict=True):
             weight.grad = grad
-    return loss.item(), grads
+    ranks.sum_over([grad for grad in grads if local(grad) is grad])
+    return ranks.total(loss.item()), grads
 
 
 def forked_rng(device: torch.device) -> AbstractContextManager[None]:
@@ -85,7 +110,7 @@ def add_to_grad(model: nn.Module, grads: Grads) -> None:
         if weight.grad is None:
             weight.grad = grad
         else:
-            weight.grad.add_(grad)
+            local(weight.grad).add_(local(grad))
 
 
 @contextmanager
@@ -97,14 +122,15 @@ def shifted(model: nn.Module, *, along: Grads, by: float) -> Iterator[None]:
     """
     import torch
 
-    weights = trainable(model)
+    weights = [local(weight) for weight in trainable(model)]
     with torch.no_grad():
         saved = [weight.clone() for weight in weights]
-        torch._foreach_add_(weights, along, alpha=by)
+        torch._foreach_add_(weights, [local(direction) for direction in along], alpha=by)
     torch.clear_autocast_cache()
     try:
         yield
     finally:
+        reshard(model)
         with torch.no_grad():
             torch._foreach_copy_(weights, saved)
         torch.clear_autocast_cache()

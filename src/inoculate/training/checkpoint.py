@@ -1,6 +1,7 @@
 """Checkpoints without pickle: trainable weights and optimizer state as safetensors, the rest as JSON.
 
-RNG and data position need no saving: both are functions of the seed and the step (see `fit` and `Feed`).
+RNG and data position need no saving: both are functions of the seed and the step (see `fit` and `Feed`). Sharded weights
+are saved whole, so a checkpoint does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from inoculate.models.sharding import cut, joined, local
+
 _FOLDER = "checkpoint"
 
 
@@ -23,7 +26,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def save_checkpoint(
-    out: Path,
+    out: Path | None,
     step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -33,13 +36,27 @@ def save_checkpoint(
     """Write a checkpoint beside the last one, then swap: a kill at any moment leaves one that is whole.
 
     Args:
+        out: None in processes that only have their pieces to give.
         kept: what the defense keeps between steps.
     """
+    weights = {name: joined(weight) for name, weight in model.named_parameters() if weight.requires_grad}
+    state = {
+        f"{index}.{name}": joined(tensor)
+        for index, slots in optimizer.state_dict()["state"].items()
+        for name, tensor in slots.items()
+        if tensor is not None
+    }
+    held = {"weights": weights, "optimizer": state, "kept": {name: joined(tensor) for name, tensor in kept.items()}}
+    if out is None:
+        return
     fresh = out / f"{_FOLDER}.{step}.partial"
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _write(fresh, step, model, optimizer, schedule)
-        save_file({name: tensor.contiguous() for name, tensor in kept.items()}, fresh / "kept.safetensors")
+        fresh.mkdir(parents=True)
+        for name, tensors in held.items():
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, fresh / f"{name}.safetensors")
+        progress = {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"}
+        (fresh / "progress.json").write_text(json.dumps({"step": step, "schedule": progress}))
     except Exception:
         shutil.rmtree(fresh, ignore_errors=True)  # on a full disk, half a checkpoint is in everybody's way
         raise
@@ -47,21 +64,6 @@ def save_checkpoint(
     fresh.rename(out / f"{_FOLDER}.{step}")
     if before is not None and before.name != f"{_FOLDER}.{step}":
         shutil.rmtree(before)
-
-
-def _write(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
-    folder.mkdir(parents=True)
-    weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters() if weight.requires_grad}
-    save_file(weights, folder / "weights.safetensors")
-    state = {
-        f"{index}.{name}": tensor.contiguous()
-        for index, slots in optimizer.state_dict()["state"].items()
-        for name, tensor in slots.items()
-        if tensor is not None
-    }
-    save_file(state, folder / "optimizer.safetensors")
-    progress = {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"}
-    (folder / "progress.json").write_text(json.dumps({"step": step, "schedule": progress}))
 
 
 def load_checkpoint(
@@ -79,11 +81,12 @@ def load_checkpoint(
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.requires_grad:
-                weight.copy_(saved[name])
+                local(weight).copy_(local(cut(saved[name], weight)))
+    laid_out = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(folder / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
+        state.setdefault(int(index), {})[name] = cut(tensor, laid_out[int(index)])
     progress = json.loads((folder / "progress.json").read_text())
     groups = optimizer.state_dict()["param_groups"]
     for group, rate in zip(groups, progress["schedule"]["_last_lr"], strict=True):

@@ -1,4 +1,8 @@
-"""The loop: every training run of this package, of a defense or of an attacker, is `fit`."""
+"""The loop: every training run of this package, of a defense or of an attacker, is `fit`.
+
+Under a launcher (`accelerate launch`) every process calls it alike, and each takes its share of every batch; the batch,
+the steps and so the result are those of one process. The first process writes.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from inoculate.core import ranks
 from inoculate.core.errors import InputError
 from inoculate.core.seeds import derive
-from inoculate.core.types import Batch, Course, Defense, Staged
-from inoculate.data.batches import Stream
+from inoculate.core.types import DATA, WEIGHTS, Batch, Course, Defense, Staged
+from inoculate.data.batches import Share, Stream
+from inoculate.models import sharding
 from inoculate.models.loss import device_of
 from inoculate.models.packing import packed_attention
-from inoculate.models.weights import averaged, trainable
+from inoculate.models.weights import averaged, clip, trainable
 from inoculate.training.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from inoculate.training.config import Training
 from inoculate.training.optim import build_optimizer, build_schedule
@@ -31,6 +37,9 @@ Observe = Callable[[int], list[dict[str, Any]]]
 class StopRun(Exception):
     """Raised by `observe` to end a run where it is; what it returned before is kept."""
 
+
+_BY_NUMBER = ("adamw_torch", "sgd")
+"""Optimizers whose step for one number depends on no other."""
 
 Ended = Literal["ok", "diverged", "stopped"]
 
@@ -64,19 +73,21 @@ def fit(
             of every feed, so nothing but s decides what is seen.
         training: the arguments; `max_steps` or epochs over the defense's first role.
         out: where metrics.jsonl, observations.jsonl and checkpoints go; a run that was cut off there is resumed, and
-            goes on bit for bit as if it had not been. None keeps nothing.
+            goes on bit for bit as if it had not been (in another number of processes: up to rounding). None keeps
+            nothing. Of several processes the first one's counts, and the others must see that folder.
         observe, observe_at: called before step s for s in `observe_at` (the last may be the number of steps); may raise
             `StopRun`.
         save_every_s: seconds between checkpoints; 0 saves after every step.
         progress: called with (steps made, steps in all).
 
     Raises:
-        InputError: if a role has no feed.
+        InputError: if a role has no feed; in several processes, for what can be trained in one alone.
     """
     missing = [role for role in defense.needs if role not in feeds]
     if missing:
         raise InputError(f"{defense.name} needs data for the role {missing[0]!r}", field="data", known=feeds)
     steps = training.steps(len(feeds[next(iter(defense.needs))]))
+    _check_parallel(defense, training)
     run = _Run(model, defense, training, steps, out)
     device, began = device_of(model), time.monotonic()
     with ExitStack() as stack:
@@ -98,7 +109,8 @@ def fit(
                 progress(run.step, steps)
             if run.step == steps:
                 break
-            if out is not None and run.step > run.saved_step and time.monotonic() - began >= save_every_s:
+            late = run.step > run.saved_step and time.monotonic() - began >= save_every_s
+            if out is not None and ranks.told(late):
                 run.save()
                 began = time.monotonic()
             if not run.advance(feeds, device):
@@ -113,34 +125,42 @@ class _Run:
         from accelerate import Accelerator
 
         self.accelerator = Accelerator(log_with=list(training.report_to) or None, project_dir=out)
-        if self.accelerator.num_processes > 1:
-            raise InputError("training in several processes is not there yet", field="accelerate launch")
         if training.report_to:
             self.accelerator.init_trackers("inoculate", config=training.model_dump(exclude={"report_to"}))
-        self.model, self.training, self.out = model, training, out
+        self.share = Share(ranks.rank(), ranks.count())
+        self.kept_in = None if out is None else Path(ranks.told(str(out)))
+        self.out = out if self.share.rank == 0 else None
+        self.model, self.training = model, training
+        self.sharded = sharding.wanted()
+        if self.sharded:
+            sharding.shard(model)
+        else:
+            ranks.of_the_first([weight.data for weight in trainable(model)])
         self.optimizer = build_optimizer(trainable(model), training)
         self.schedule = build_schedule(self.optimizer, training, steps)
         self.defense = defense
         self.course: Course | None = defense.start(model, steps) if isinstance(defense, Staged) else None
         self.step = self.saved_step = 0
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            self.step, kept = load_checkpoint(out, model, self.optimizer, self.schedule)
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+        if self.kept_in is not None:
+            self.step, kept = load_checkpoint(self.kept_in, model, self.optimizer, self.schedule)
             self.saved_step = self.step
             if self.course is not None and kept:
                 self.course.restore(kept)
-        self.observations = self._reopen("observations.jsonl", self.step or -1)
+        self.observations = ranks.told(self._reopen("observations.jsonl", self.step or -1))
         self.observed = {row["step"] for row in self.observations}
         self._reopen("metrics.jsonl", self.step - 1)
 
     def advance(self, feeds: Mapping[str, Stream], device: torch.device) -> bool:
         """Make one optimizer step; False if a loss or the gradient was not finite, with the weights as they were."""
         training, started = self.training, time.monotonic()
-        torch.manual_seed(derive(training.seed, "step", self.step))
+        rank = () if self.share.rank == 0 else ("rank", self.share.rank)
+        torch.manual_seed(derive(training.seed, "step", self.step, *rank))
         self.optimizer.zero_grad(set_to_none=True)
         parts = training.gradient_accumulation_steps
         batches = {
-            role: _calls(feeds[role].batches_at(self.step, parts * count), count, parts, device)
+            role: _calls(feeds[role].batches_at(self.step, parts * count, self.share), count, parts, device)
             for role, count in self.defense.needs.items()
         }
         calls = min(len(role) for role in batches.values())
@@ -154,7 +174,10 @@ class _Run:
                 for name, value in objective.backward(self.model, {role: b[i] for role, b in batches.items()}).items():
                     measured[name] = measured.get(name, 0.0) + value / calls
         limit = training.max_grad_norm or math.inf
-        length = self.accelerator.clip_grad_norm_(trainable(self.model), limit)
+        if self.sharded:
+            length = clip(self.model, limit)
+        else:
+            length = self.accelerator.clip_grad_norm_(trainable(self.model), limit)
         measured["grad_norm"] = math.nan if length is None else float(length)
         if not all(map(math.isfinite, measured.values())):
             return False
@@ -175,7 +198,6 @@ class _Run:
             self._log("observations.jsonl", self.observations[-1])
 
     def save(self) -> None:
-        assert self.out is not None
         kept = self.course.tensors() if self.course is not None else {}
         save_checkpoint(self.out, self.step, self.model, self.optimizer, self.schedule, kept)
         self.saved_step = self.step
@@ -207,6 +229,28 @@ class _Run:
                 kept.append(row)
         (self.out / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
         return kept
+
+
+def _check_parallel(defense: Defense, training: Training) -> None:
+    """Refuse in several processes what would not be the training of one."""
+    if ranks.count() == 1:
+        return
+    allowed = getattr(defense, "parallel", frozenset())
+    if DATA not in allowed:
+        why = "it trains in one process: its update is no sum over shares of the rows, or does not say that it is"
+        raise InputError(why, field="defense", found=defense.name)
+    if not sharding.wanted():
+        return
+    if WEIGHTS not in allowed:
+        why = "its weights must be whole in each process: launch without FSDP"
+        raise InputError(why, field="defense", found=defense.name)
+    if training.optim not in _BY_NUMBER:
+        raise InputError(
+            "it looks at whole matrices, and FSDP leaves each process pieces",
+            field="training.optim",
+            found=training.optim,
+            expected=" or ".join(_BY_NUMBER),
+        )
 
 
 def _calls(found: Sequence[Batch], count: int, parts: int, device: torch.device) -> list[list[Batch]]:

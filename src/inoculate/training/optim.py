@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from inoculate.models.sharding import local
 from inoculate.training.config import Training
 
 
@@ -16,7 +17,8 @@ def build_optimizer(weights: Sequence[nn.Parameter], training: Training) -> torc
     rate, decay = training.learning_rate, training.weight_decay
     match training.optim:
         case "sgd":
-            return torch.optim.SGD(weights, lr=rate, weight_decay=decay, fused=True)
+            fused = all(local(weight) is weight for weight in weights)  # of sharded weights there is no such kernel
+            return torch.optim.SGD(weights, lr=rate, weight_decay=decay, fused=fused)
         case "adafactor":
             return torch.optim.Adafactor(weights, lr=rate, weight_decay=decay)
         case "muon":
