@@ -52,9 +52,7 @@ def shard(model: nn.Module) -> None:
         expected = "one: load the model in float32, with training.bf16 for speed"
         raise InputError("weights that train are sharded in one dtype", field="dtype", found=named, expected=expected)
     for block in blocks_of(model):
-        fully_shard(
-            block.layer, reshard_after_forward=plugin.reshard_after_forward, offload_policy=plugin.cpu_offload
-        )
+        fully_shard(block.layer, reshard_after_forward=plugin.reshard_after_forward, offload_policy=plugin.cpu_offload)
     fully_shard(model, offload_policy=plugin.cpu_offload)
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -75,9 +73,7 @@ def like(piece: Tensor, weight: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     placements: Any = weight.placements  # type: ignore[attr-defined]
-    return DTensor.from_local(
-        piece, mesh, placements, run_check=False, shape=weight.shape, stride=weight.stride()
-    )
+    return DTensor.from_local(piece, mesh, placements, run_check=False, shape=weight.shape, stride=weight.stride())
 
 
 def cut(tensor: Tensor, weight: Tensor) -> Tensor:
