@@ -58,7 +58,7 @@ Positive = Annotated[float, AfterValidator(_positive)]
 
 
 DATA, WEIGHTS = "data", "weights"
-"""What several processes may divide among them: the rows of a batch (each holds the whole model), or the weights too."""
+"""What several processes may divide among them: a batch's rows (each holds the whole model), or the weights too."""
 
 
 @runtime_checkable
@@ -68,9 +68,9 @@ class Defense(Protocol):
     `backward` adds a gradient to `.grad` of the trainable weights and leaves weights, hooks, RNG state,
     `requires_grad` and train/eval mode as it found them, bit for bit. Calls compose: two micro-batches add up.
 
-    A defense may have a `parallel`, a set of `DATA` and `WEIGHTS`. With `DATA` in it `backward` may be called in several
-    processes at once, each with its share of a batch's rows, and must then leave the same sums in all of them, as
-    `loss_and_grad`, `norm` and `inoculate.core.ranks` do. Without it the defense trains in one process only.
+    A defense may have a `parallel`, a set of `DATA` and `WEIGHTS`. With `DATA` in it `backward` may be called in
+    several processes at once, each with its share of a batch's rows, and must then leave the same sums in all of them,
+    as `loss_and_grad`, `norm` and `inoculate.core.ranks` do. Without it the defense trains in one process only.
     """
 
     @property

@@ -28,7 +28,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def shard(model: nn.Module) -> None:
-    """Leave each process its piece of every weight, in place. The model may lie on the CPU; its pieces go to the device.
+    """Leave each process its piece of every weight, in place; of a model on the CPU the pieces go to the device.
 
     Of accelerate's settings `fsdp_offload_params` and `fsdp_reshard_after_forward` count. Gradients are summed, not
     averaged: a process's loss is its share of the batch's.

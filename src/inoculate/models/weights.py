@@ -2,9 +2,9 @@
 # (torch's multi-tensor functions are public in all but name, and typed for lists of plain tensors)
 """Vector arithmetic on the trainable weights of a model: the six verbs that defenses are written in.
 
-A gradient is a list of tensors, one per trainable weight, in the order of `trainable(model)`. Where a launch has several
-processes, each computes the loss of its share of the rows, and a gradient is the sum of all shares; where the weights
-are sharded, gradients are laid out as they are.
+A gradient is a list of tensors, one per trainable weight, in the order of `trainable(model)`. Where a launch has
+several processes, each computes the loss of its share of the rows, and a gradient is the sum of all shares; where the
+weights are sharded, gradients are laid out as they are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checkpoints without pickle: trainable weights and optimizer state as safetensors, the rest as JSON.
 
-RNG and data position need no saving: both are functions of the seed and the step (see `fit` and `Feed`). Sharded weights
-are saved whole, so a checkpoint does not depend on the number of processes.
+RNG and data position need no saving: both are functions of the seed and the step (see `fit` and `Feed`). Sharded
+weights are saved whole, so a checkpoint does not depend on the number of processes.
 """
 
 from __future__ import annotations
