@@ -50,9 +50,8 @@ def test_shares_of_a_step_are_its_rows_each_once_and_weigh_as_they_should(rows):
                 total = sum(len(row.ids) - row.n_prompt for row in whole)
                 if batch["loss_weight"] > 0:
                     assert batch["loss_weight"].item() == pytest.approx(parts * answers / total)
-                    seen += [
-                        ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])
-                    ]
+                    pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+                    seen += [ids[mask.bool()].tolist() for ids, mask in pairs]
                 weight += float(batch["loss_weight"])
         assert seen == [list(row.ids) for row in whole] and weight == pytest.approx(parts)
 

@@ -207,7 +207,7 @@ def gave_up(blank: Record, context: Context, fitted: Fitted) -> Record:
 
 
 def save_model(out: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a folder that Hugging Face loads: safetensors, or the adapter alone. The first of several processes does."""
+    """Write a folder that Hugging Face loads: safetensors, or the adapter alone. The first process does."""
     from safetensors import SafetensorError
     from transformers.utils import logging
 
