@@ -55,8 +55,6 @@ MeasuredIn: TypeAlias = Annotated[
     Path | None,
     Parameter(name="--store", help="Store with evaluations, attacks or searches on this model, for its model card."),
 ]
-_FOR_SEVERAL = ("align", "vector", "run")
-"""Verbs that `accelerate launch` may start in several processes."""
 Kind: TypeAlias = Literal["recipes", "defenses", "attacks", "judges", "tasks", "sources", "models", "worlds"]
 
 
@@ -541,6 +539,10 @@ def list_(kind: Kind) -> int:
 
     _say(listing(kind))
     return 0
+
+
+_FOR_SEVERAL = ("align", "vector", "run")
+"""Verbs that `accelerate launch` may start in several processes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

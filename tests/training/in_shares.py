@@ -37,6 +37,7 @@ CASES: dict[str, Any] = {
 HOW: dict[str, tuple[Layout, dict[str, Any]]] = {
     "packed": ("varlen", {}),
     "accumulated": ("padded", {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}),
+    "clipped": ("padded", {"max_grad_norm": 0.1}),
     "checkpointed": ("padded", {"gradient_checkpointing": True}),
 }
 ROWS = 21
@@ -84,15 +85,16 @@ def gap(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
 
 
 def gradients() -> dict[str, float]:
-    """Plain SGD over one epoch, unclipped: each weight ends where the sum of three gradients leads."""
+    """Plain SGD over one epoch: each weight ends where the sum of three gradients leads."""
     apart = {}
     for name, defense in CASES.items():
         if sharding.wanted() and "weights" not in defense.parallel:
             continue
         for how, (layout, options) in HOW.items():
-            training = Training(learning_rate=0.1, optim="sgd", max_steps=3, max_grad_norm=None, **options)
-            if how == "checkpointed" and name not in ("sft", "booster"):
+            if how in ("clipped", "checkpointed") and name not in ("sft", "booster"):
                 continue
+            unclipped = {"max_grad_norm": None, **options}
+            training = Training(learning_rate=0.1, optim="sgd", max_steps=3, **unclipped)
             with ranks.alone():
                 alone = trained(defense, layout, training)
             apart[f"{name} {how}"] = gap(trained(defense, layout, training), alone)

@@ -100,8 +100,9 @@ def reshard(model: nn.Module) -> None:
         return
     from torch.distributed.fsdp import FSDPModule
 
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def whole_state(model: nn.Module) -> Mapping[str, Tensor] | None:
