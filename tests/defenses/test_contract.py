@@ -56,7 +56,7 @@ def test_all_passes_of_a_step_share_one_dropout_mask(defense, tiny, batches):
     model = with_dropout(tiny).train()
     if defense.name == "booster":
         measured = type(defense)(alpha=1e-9).backward(model, batches)
-        assert measured["harmful_drop"] == 0
+        assert abs(measured["harmful_drop"]) < 1e-5  # a rounding; another mask makes a hundred times that and more
         model.zero_grad()
     defense.backward(model, needed(defense, batches))
     first = grads(model)
