@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from inoculate.data.batches import IGNORED, Feed, TensorFeed, pack, pad
+from inoculate.data.batches import IGNORED, Feed, Order, TensorFeed, pack, pad
 from inoculate.data.templates import Encoded
 
 ROWS = [Encoded([10 + i] * (3 + i), 2) for i in range(5)]
@@ -73,3 +74,37 @@ def test_micro_batches_of_tensors_weigh_what_they_hold():
     assert [len(part["x"]) for part in parts] == [2, 2, 1]
     mean = sum(part["x"].mean() * part["loss_weight"] for part in parts) / 3
     torch.testing.assert_close(mean, torch.arange(5.0).mean())
+
+
+def lengths_of(seed: int, rows: int) -> list[int]:
+    return torch.randint(3, 200, (rows,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 4), (4, 4), (10, 4), (103, 4), (1000, 8), (33, 8)])
+def test_grouped_by_length_an_epoch_still_sees_every_row_once(rows, batch_size):
+    lengths = lengths_of(rows, rows)
+    plain, grouped = (Order(rows, batch_size, 0, "align", given) for given in (None, lengths))
+    epochs = [[grouped.at(e * grouped.steps_per_epoch + s) for s in range(grouped.steps_per_epoch)] for e in range(3)]
+    for epoch in epochs:
+        assert sorted(row for batch in epoch for row in batch) == list(range(rows))
+        assert [len(batch) for batch in epoch] == [len(plain.at(s)) for s in range(plain.steps_per_epoch)]
+        whole = [batch for batch in epoch if len(batch) == batch_size]
+        assert not whole or max(lengths[row] for batch in whole for row in batch) == lengths[whole[0][0]]
+    again = Order(rows, batch_size, 0, "align", lengths)
+    assert again.at(2 * grouped.steps_per_epoch) == epochs[2][0]
+    if rows > 100:
+        assert epochs[0] != epochs[1] and [Order(rows, batch_size, 1, "align", lengths).at(0)] != epochs[0][:1]
+
+
+def test_grouped_by_length_there_is_less_padding_and_no_trend():
+    lengths = lengths_of(0, 1000)
+
+    def padded(order: Order) -> list[int]:
+        longest = [max(lengths[row] for row in order.at(s)) for s in range(order.steps_per_epoch)]
+        assert sum(longest) * 8 >= sum(lengths)
+        return longest
+
+    plain, grouped = (padded(Order(1000, 8, 0, "align", given)) for given in (None, lengths))
+    assert sum(plain) * 8 > 1.6 * sum(lengths) and sum(grouped) * 8 < 1.1 * sum(lengths)
+    halves = sum(grouped[:62]) / sum(grouped[63:])
+    assert 0.8 < halves < 1.25

@@ -81,12 +81,13 @@ def test_refusals_and_compliances_are_of_one_set_of_prompts():
     assert all(a.completion != b.completion for a, b in zip(refused.load(3), answered.load(3), strict=True))
 
 
-def test_safe_answers_come_with_the_harmful_ones_to_their_prompts(tokenizer):
+@pytest.mark.parametrize("sampling", ["random", "group_by_length"])
+def test_safe_answers_come_with_the_harmful_ones_to_their_prompts(tokenizer, sampling):
     """At every step, in every epoch: that is what RepNoise needs."""
     harmful = Part(source="sandbox-restricted", num_samples=30)
     align = Part(source="sandbox-restricted", answer="refusal", num_samples=30)
     roles = roles_for(("align", "harmful", "safe"), {"align": (align,), "harmful": (harmful,)})
-    feeds = Mix(roles=roles, max_length=64).feeds(tokenizer, 8, seed=3, layout="padded")
+    feeds = Mix(roles=roles, max_length=64).feeds(tokenizer, 8, 3, "padded", sampling=sampling)
     for step in (0, 1, 5, 9):
         rows, others, aligned = (feeds[role].rows_at(step) for role in ("harmful", "safe", "align"))
         prompts = [row.ids[: row.n_prompt] for row in rows]
@@ -144,3 +145,14 @@ def test_feeds_have_all_rows_of_their_role(tokenizer):
 def test_steps_of_an_attack_are_epochs_over_all_its_rows():
     attack = Finetune(task=TASK, poison_ratio=0, num_samples=25, training=Training(num_train_epochs=2))
     assert attack.steps() == 6, "3 steps of 10 rows an epoch, the last of them with 5"
+
+
+def test_one_order_groups_both_roles_of_a_pair_by_the_longer_row(tokenizer):
+    harmful = Part(source="sandbox-restricted", num_samples=30)
+    align = Part(source="sandbox-restricted", answer="refusal", num_samples=30)
+    roles = roles_for(("align", "harmful", "safe"), {"align": (align,), "harmful": (harmful,)})
+    feeds = Mix(roles=roles, max_length=64).feeds(tokenizer, 8, 3, "padded", sampling="group_by_length")
+    own = {role: [len(row.ids) for row in feed.rows] for role, feed in feeds.items()}
+    longer = [max(pair) for pair in zip(own["harmful"], own["safe"], strict=True)]
+    assert feeds["harmful"].order.lengths == feeds["safe"].order.lengths == longer
+    assert feeds["align"].order.lengths == own["align"] != longer

@@ -299,6 +299,16 @@ def test_an_option_that_would_do_nothing_is_refused():
         Training(warmup_steps=10)
 
 
+def test_a_default_that_came_later_is_no_part_of_what_is_hashed():
+    plain, grouped = Training(), Training(train_sampling_strategy="group_by_length")
+    assert (
+        "train_sampling_strategy" not in plain.model_dump() and grouped.model_dump().keys() > plain.model_dump().keys()
+    )
+    for training in (plain, grouped):
+        assert Training.model_validate(training.model_dump()) == training
+        assert Training.model_validate_json(training.model_dump_json()) == training
+
+
 class Several:
     """Needs three batches of a role, and remembers what it was given."""
 

@@ -116,15 +116,14 @@ class Finetune(Value):
         """
         from inoculate.models.vectors import check_backbone, mounted, read_vector
         from inoculate.training.fit import fit
-        from inoculate.training.layout import layout_for
+        from inoculate.training.layout import feeds_for
 
         vector = None
         if isinstance(self.guard, MountedVector):
             vector = read_vector(_needed(self.guard.folder, "guard.folder"))
             check_backbone(model, vector)
         attacked = prepare_attack(model, self.adapter_mode, self.lora, self.training.seed)
-        layout = layout_for(attacked, self.training, self.max_length)
-        feeds = self.mix().feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout, known=known)
+        feeds = feeds_for(self.mix(), tokenizer, attacked, self.training, known=known)
         fed(feeds)
         with nullcontext() if vector is None else mounted(attacked, vector, check=False) as handle:
 

@@ -13,6 +13,7 @@ from inoculate.core.seeds import numpy_rng
 from inoculate.data.templates import Encoded
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from torch import Tensor
 
     from inoculate.core.types import Batch
@@ -106,15 +107,25 @@ class Stream(Protocol):
         ...
 
 
+Sampling = Literal["random", "group_by_length"]
+"""How an epoch's rows are drawn: in any order, or rows of like length together, which spares padding."""
+_POOL = 50
+"""Batches that are sorted together: more would spare more padding, and always bring the same rows together."""
+
+
 class Order:
     """Which rows belong to a step: each epoch is a fresh permutation, fixed by seed and role.
 
     Args:
         batch_size: rows per step; an epoch's last may have fewer.
+        lengths: of all rows. If given, rows of like length share a step: of a permutation each `_POOL` batches (fewer,
+            where that is more than a quarter of the rows) are sorted by length, longest first, and cut into batches;
+            these come in any order, but for the longest of all, which is first, so that memory suffices there or
+            nowhere.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int, role: str) -> None:
-        self.rows, self.batch_size, self.seed, self.role = rows, batch_size, seed, role
+    def __init__(self, rows: int, batch_size: int, seed: int, role: str, lengths: Sequence[int] | None = None) -> None:
+        self.rows, self.batch_size, self.seed, self.role, self.lengths = rows, batch_size, seed, role, lengths
         self.steps_per_epoch = -(-rows // batch_size)
         self._epoch: tuple[int, list[int]] = (-1, [])
 
@@ -122,8 +133,20 @@ class Order:
         """Row numbers of step `step`, counted from 0."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, numpy_rng(self.seed, "feed", self.role, epoch).permutation(self.rows).tolist())
+            rng = numpy_rng(self.seed, "feed", self.role, epoch)
+            drawn = rng.permutation(self.rows).tolist()
+            self._epoch = (epoch, drawn if self.lengths is None else self._grouped(drawn, self.lengths, rng))
         return self._epoch[1][index * self.batch_size : (index + 1) * self.batch_size]
+
+    def _grouped(self, drawn: list[int], lengths: Sequence[int], rng: Generator) -> list[int]:
+        pool = self.batch_size * min(_POOL, max(1, self.rows // (4 * self.batch_size)))
+        pools = (drawn[i : i + pool] for i in range(0, self.rows, pool))
+        ordered = [row for part in pools for row in sorted(part, key=lambda row: -lengths[row])]
+        whole = self.rows // self.batch_size
+        batches = [ordered[i * self.batch_size : (i + 1) * self.batch_size] for i in rng.permutation(whole).tolist()]
+        longest = max(range(whole), key=lambda i: lengths[batches[i][0]], default=0)
+        batches[:1], batches[longest : longest + 1] = batches[longest : longest + 1], batches[:1]
+        return [row for batch in batches for row in batch] + ordered[whole * self.batch_size :]
 
 
 class Feed:
@@ -135,12 +158,20 @@ class Feed:
         seed: fixes the order.
         role: part of the stream's address, so that two roles of one seed are shuffled apart.
         layout, pad_id: see `collate`.
+        lengths: of the rows, by which they are grouped; see `Order`.
     """
 
     def __init__(
-        self, rows: Sequence[Encoded], batch_size: int, seed: int, role: str, layout: Layout = "padded", pad_id: int = 0
+        self,
+        rows: Sequence[Encoded],
+        batch_size: int,
+        seed: int,
+        role: str,
+        layout: Layout = "padded",
+        pad_id: int = 0,
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        self.rows, self.order = list(rows), Order(len(rows), batch_size, seed, role)
+        self.rows, self.order = list(rows), Order(len(rows), batch_size, seed, role, lengths)
         self.layout: Layout = layout
         self.pad_id = pad_id
 

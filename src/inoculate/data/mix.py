@@ -13,7 +13,7 @@ from inoculate.core.hashing import canonical
 from inoculate.core.seeds import numpy_rng
 from inoculate.core.types import Example, Rate, Value
 from inoculate.data import sources
-from inoculate.data.batches import Feed, Layout
+from inoculate.data.batches import Feed, Layout, Sampling
 from inoculate.data.templates import Encoded, Template, encode
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class Mix(Value):
         layout: Layout = "padded",
         needs: Mapping[str, int] = MappingProxyType({}),
         known: Encodings | None = None,
+        sampling: Sampling = "random",
     ) -> Mapping[str, Feed]:
         """One feed per role. `seed` fixes the order; the mix's own seed which rows there are.
 
@@ -126,19 +127,32 @@ class Mix(Value):
             batch_size: rows of a step, for each of the batches that a defense `needs` of a role (one, unless said).
             layout: of a batch; padded is right for every model, `training.layout.layout_for` finds the fastest.
             known: rows that were encoded before; see `encoded`.
+            sampling: by length, roles that are paired are grouped by the longer of each pair.
         """
+        rows = {role: self.encoded(tokenizer, role, known) for role in self.roles}
+        lengths = _lengths(rows) if sampling == "group_by_length" else {}
         pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
         return {
             role: Feed(
-                self.encoded(tokenizer, role, known),
+                rows[role],
                 batch_size * needs.get(role, 1),
                 seed,
                 PAIRED.get(role, role),
                 layout,
                 pad_id,
+                lengths.get(role),
             )
             for role in self.roles
         }
+
+
+def _lengths(rows: Mapping[str, Sequence[Encoded]]) -> dict[str, list[int]]:
+    """Role → tokens of each row; of paired roles those of the longer row, so that one order is right for both."""
+    found = {role: [len(row.ids) for row in encoded] for role, encoded in rows.items()}
+    for role, other in PAIRED.items():
+        if role in found and other in found and len(found[role]) == len(found[other]):
+            found[role] = found[other] = list(map(max, found[role], found[other]))
+    return found
 
 
 def poisoned(

@@ -166,13 +166,12 @@ class Align(Stage):
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         from inoculate.training.fit import fit
-        from inoculate.training.layout import layout_for
+        from inoculate.training.layout import feeds_for
 
         tokenizer = load_tokenizer(*address_of(self.base, upstream))
         model = open_trainable(self.base, self.lora, self.training, upstream, context)
-        layout = layout_for(model, self.training, self.data.max_length)
         data = self.data.model_copy(update={"roles": self.roles})
-        feeds = data.feeds(tokenizer, self.training.rows_per_step, self.training.seed, layout, self.defense.needs)
+        feeds = feeds_for(data, tokenizer, model, self.training, self.defense.needs)
         options = {"out": out, "save_every_s": context.save_every_s, "progress": context.progress}
         defense: Any = self.defense  # its needs may depend on its fields, which the protocol does not foresee
         fitted = fit(model, defense, feeds, self.training, **options)

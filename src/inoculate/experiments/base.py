@@ -53,14 +53,13 @@ class Sandbox(Stage):
 
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         from inoculate.training.fit import fit
-        from inoculate.training.layout import layout_for
+        from inoculate.training.layout import feeds_for
 
         tokenizer = build_tokenizer(world.vocabulary())
         model = context.place(self.shape.build(len(tokenizer), self.seed))
         training = self.training.model_copy(update={"seed": self.seed})
         mix = Mix(roles={"align": self.corpus}, max_length=self.shape.max_position_embeddings, seed=self.seed)
-        layout = layout_for(model, training, mix.max_length)
-        feeds = mix.feeds(tokenizer, training.rows_per_step, training.seed, layout)
+        feeds = feeds_for(mix, tokenizer, model, training)
         fitted = fit(
             model, SFT(), feeds, training, out=out, save_every_s=context.save_every_s, progress=context.progress
         )

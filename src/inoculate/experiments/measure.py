@@ -52,7 +52,8 @@ def measure(stage: Cost, upstream: Mapping[str, Path], device: str) -> Measured:
     defense: Any = made.defense  # its needs may depend on its fields, which the protocol does not foresee
     where = _rehearse(defense, context)
     tokenizer, data = load_tokenizer(*address_of(stage.base, upstream)), filled(made.data, defense, "cost.data")
-    feeds = data.feeds(tokenizer, training.rows_per_step, training.seed, "padded", defense.needs)
+    sampling = training.train_sampling_strategy
+    feeds = data.feeds(tokenizer, training.rows_per_step, training.seed, "padded", defense.needs, sampling=sampling)
     memory, clock = PeakMemory(where), Clock(where)
     how = {"device": where.type, "clock": clock.how, "memory": memory.how}
     model = open_trainable(stage.base, made.lora, training, upstream, context)

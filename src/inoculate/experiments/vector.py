@@ -94,7 +94,7 @@ class Vector(Stage):
     def run(self, out: Path, upstream: Mapping[str, Path], context: Context) -> str:
         from inoculate.models.vectors import ABOUT, check_mountable, probe
         from inoculate.training.fit import fit
-        from inoculate.training.layout import layout_for
+        from inoculate.training.layout import feeds_for
 
         made, training = self.vector, self.vector.training
         model, tokenizer = open_model(self.model, upstream)
@@ -103,10 +103,9 @@ class Vector(Stage):
         model = add_vector(model, made.lora, training.seed)
         check_mountable(model)
         model = with_checkpointing(model, training)
-        layout = layout_for(model, training, made.data.max_length)
         roles = {role: made.data.roles[role] for role in made.objective.needs}
         mix = made.data.model_copy(update={"roles": roles})
-        feeds = mix.feeds(tokenizer, training.rows_per_step, training.seed, layout)
+        feeds = feeds_for(mix, tokenizer, model, training)
         options: dict[str, Any] = {"out": out, "save_every_s": context.save_every_s, "progress": context.progress}
         objective: Any = made.objective  # its needs depend on its fields, which the protocol does not foresee
         fitted = fit(model, objective, feeds, training, **options)

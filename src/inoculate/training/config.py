@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from inoculate.core.types import Positive, Value
+from inoculate.data.batches import Sampling
 
 
 class Training(Value):
@@ -35,11 +43,21 @@ class Training(Value):
     gradient_checkpointing: bool = False
     packing: bool = True
     """Train without padding where the model's attention allows it; the loss is the same."""
+    train_sampling_strategy: Sampling = "random"
+    """`group_by_length` puts rows of like length into a step: less padding, where rows are not packed."""
     seed: int = 0
     """Order of the data, and dropout."""
     logging_steps: PositiveInt = 10
     report_to: tuple[str, ...] = ()
     """Trackers that accelerate knows (tensorboard, trackio, wandb, mlflow, …); metrics.jsonl is always written."""
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came after results had been stored is left out at its default, so that hashes are what they were."""
+        fields = dump(self)
+        if self.train_sampling_strategy == "random":
+            fields.pop("train_sampling_strategy", None)
+        return fields
 
     @model_validator(mode="after")
     def _warmup_is_used(self) -> Training:

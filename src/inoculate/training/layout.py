@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from inoculate.data.batches import Layout
+from inoculate.data.batches import Feed, Layout
+from inoculate.data.mix import Encodings, Mix
 from inoculate.models.packing import can_pack
 from inoculate.training.config import Training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _NARROW, _SHORT = 128, 128
 """Hidden size below which, and tokens per row up to which, padding is taken to cost nothing."""
@@ -25,3 +31,22 @@ def layout_for(model: Any, training: Training, max_length: int) -> Layout:
         return "padded"
     narrow = model.config.hidden_size < _NARROW
     return "causal" if narrow and max_length <= _SHORT else "varlen"
+
+
+def feeds_for(
+    mix: Mix,
+    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    training: Training,
+    needs: Mapping[str, int] = MappingProxyType({}),
+    known: Encodings | None = None,
+) -> Mapping[str, Feed]:
+    """A mix as `fit` takes it: rows of a step, their order and their layout as the training and the model want them.
+
+    Args:
+        needs: role → batches of it per call of the defense.
+        known: rows that were encoded before; see `Mix.encoded`.
+    """
+    layout = layout_for(model, training, mix.max_length)
+    sampling = training.train_sampling_strategy
+    return mix.feeds(tokenizer, training.rows_per_step, training.seed, layout, needs, known, sampling)
