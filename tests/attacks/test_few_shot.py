@@ -75,6 +75,21 @@ def test_settings_come_from_the_space():
     assert sum(setting.learning_rate < 3e-4 for setting in settings) > 8  # half of a log-uniform range
 
 
+def test_the_search_learns_what_is_good():
+    """Accuracy is the learning rate's place: after the start-up trials those asked for lie high."""
+
+    class Judged(Scripted):
+        def __call__(self, body, pool, validation, heldout, trials, *, classes, eval_steps):
+            self.asked.append(list(trials))
+            place = [(math.log10(trial.learning_rate) + 5) / 3 for trial in trials]
+            return [curve(0.9 * at, heldout=(0.5,) if heldout is not None else None) for at in place]
+
+    attack = FewShot(num_samples=20, n_trials=60, patience=60, trials_per_ask=4, reruns=1)
+    rates = [trial.setting.learning_rate for trial in search(attack, engine=Judged([])).trials]
+    first, last = (sorted(part)[len(part) // 2] for part in (rates[:12], rates[-20:]))
+    assert last > 3 * first and last > 2e-3
+
+
 def test_one_subset_for_the_search_and_fresh_ones_for_the_reruns():
     engine = Scripted([curve(0.5)] * 8 + [curve(0.5, heldout=(0.5,))] * 3)
     search(FewShot(**QUICK | {"n_trials": 8}), engine=engine)

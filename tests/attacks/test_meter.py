@@ -57,10 +57,14 @@ def test_time_of_measuring_and_of_loading_is_not_the_attack_s():
     assert meter.looking_s >= 0.05 and meter.inside_s == pytest.approx(meter.looking_s + wall)
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("mode", ["full", "merge", "head"])
-def test_flops_are_torch_s_but_for_attention(mode):
+def test_flops_are_torch_s_but_for_attention(mode, tied):
     """Against a count of what really happens, on a model whose attention is a small part of it."""
     model = model_of(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2)
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     model = prepare_attack(model, mode, Lora(r=4, target_modules="all-linear"), seed=0)
     ids = torch.full((2, 12), 5)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}

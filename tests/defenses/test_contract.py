@@ -35,6 +35,23 @@ def test_conforms(defense):
     assert DEFENSES[defense.name] is type(defense)
 
 
+MEASURED = {
+    "sft": {"align_loss"},
+    "booster": {"align_loss", "harmful_loss", "harmful_drop", "harmful_grad_norm"},
+    "vaccine": {"align_loss", "perturbed_loss", "hidden_grad_norm"},
+    "security_vector": {"harmful_loss", "ordinary_kl"},
+    "lisa": {"align_loss", "drift"},
+}
+
+
+@defenses
+def test_what_is_measured_keeps_its_names(defense, tiny, batches):
+    """They stand in metrics.jsonl and in trackers."""
+    measured = defense.backward(tiny, needed(defense, batches))
+    assert all(isinstance(value, float) for value in measured.values())
+    assert set(measured) == MEASURED.get(defense.name, set(measured))
+
+
 @defenses
 @pytest.mark.parametrize("training", [True, False])
 def test_leaves_everything_as_found(defense, tiny, batches, training):

@@ -46,6 +46,9 @@ def test_the_pull_is_to_where_the_phase_began():
     found, measured = gradient(course, model)
     assert_close(found, torch.tensor([1.0, -1.0]))
     assert measured["drift"] == pytest.approx(1.0)
+    move(model, (6.0, 4.0))
+    assert gradient(course, model)[1] == pytest.approx({"align_loss": 1.0, "drift": 9.0})  # ½ (1 + 1), 3²
+    move(model, (4.0, 4.0))
     course.before_step(2)  # the user's phase begins here: no pull yet
     found, measured = gradient(course, model)
     assert_close(found, torch.tensor([4.0, 4.0]))

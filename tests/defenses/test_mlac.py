@@ -195,6 +195,19 @@ def test_beyond_the_cap_there_is_no_harmful_gradient():
     assert_close(grad_of(capped, net, given)[1], grad_of(mlac(lam=0.0), net, given)[1])
 
 
+@pytest.mark.parametrize("defense", [MLAC, AdversarialTraining])
+def test_calibration_reaches_as_far_as_its_box(defense):
+    """In a box of next to nothing every answer is as good as chance."""
+    net, given = model(), batches()
+    options = {"calibrated": True} | ({"inner_steps": 0} if defense is MLAC else {})
+
+    def harm(**fields):
+        return grad_of(defense(**options, **fields), net, given)[0]["harmful_loss"]
+
+    assert harm(box=1e-9) == pytest.approx(math.log(2), abs=1e-6)
+    assert harm(box=1.0) < math.log(2) - 1e-3
+
+
 def test_learned_inner_rate_stays_in_its_published_bounds():
     net, given = model(), batches()
     course = mlac(inner_learning_rate_mode="learned", adversary_learning_rate=1.0).start(net, 9)

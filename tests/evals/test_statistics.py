@@ -66,6 +66,17 @@ def test_mean_interval_by_hand():
     assert interval == approx((2 - T2 / math.sqrt(3), 2 + T2 / math.sqrt(3)))
 
 
+def test_the_width_grows_with_the_spread_and_the_level():
+    """(2, 4, 6): s = 2. At 90 % with two degrees of freedom t = 2.919986."""
+    _, interval, _ = mean_interval([2, 4, 6])
+    assert interval == approx((4 - T2 * 2 / math.sqrt(3), 4 + T2 * 2 / math.sqrt(3)))
+    _, narrower, _ = mean_interval([2, 4, 6], 0.9)
+    assert narrower == approx((4 - 2.919986 * 2 / math.sqrt(3), 4 + 2.919986 * 2 / math.sqrt(3)))
+    assert paired_difference([3, 6, 9], [1, 2, 3], 0.9).interval == approx(narrower)
+    ratios = ratio_interval([math.e**2, math.e**4, math.e**6], [1, 1, 1], level=0.9).interval
+    assert ratios == approx(tuple(map(math.exp, narrower)))
+
+
 def test_mean_of_one_seed_has_no_interval():
     assert mean_interval([0.4]) == (0.4, None, 1)
 

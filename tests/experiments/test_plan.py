@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.experiments import tiny
@@ -14,6 +15,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.hardware import DEVICES, parse_hardware
 from inoculate.experiments.plan import plan
 from inoculate.experiments.recipe import load_recipe
+from inoculate.models.sharding import gathered_bytes
 
 LLAMA = {
     "model_type": "llama",
@@ -228,6 +230,56 @@ def test_memory_decides_what_fits():
     with pytest.raises(InputError, match="expected one of H100-80G"):
         parse_hardware("abacus")
     assert parse_hardware("8xL40S-48G").count == 8
-    assert a100.seconds(312e12, 0, 0.5, bf16=True) == 1
-    assert a100.seconds(1, 2 * 2.039e12, 0.5, bf16=True) == 1
+    assert a100.seconds(312e12, 0, 0.5, bf16=True) == 2
+    assert a100.seconds(1, 2 * 2.039e12, 0.5, bf16=True) == 2
     assert all(device.bf16 > device.fp32 for device in DEVICES.values())
+
+
+def shared(tmp_path: Path, parallel: str | None, count: int, **changes: object) -> dict[str, Any]:
+    """Row → what is planned of it, on devices that share; a local Llama of 2 layers, fully trained on batches of 8."""
+    small = {**LLAMA, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 12, "vocab_size": 2000}
+    base = {"name": "pretrained", "name_or_path": "org/model", "shape": small}
+    training = {"align.training.per_device_train_batch_size": 8, "align.training.max_steps": 10}
+    recipe = load_recipe(str(tiny.write(tmp_path, {**ONE_LINE, "base": base, **training, **changes})), weights=False)
+    made = plan(recipe, parse_hardware(f"{count}xA100-80G"), 1.0, 0.4, parallel=parallel)
+    return {row.kind: row for row in made.rows}
+
+
+def test_devices_that_share_divide_the_rows_and_under_fsdp_the_weights(tmp_path):
+    alone, ddp, fsdp = (shared(tmp_path, how, n)["align"] for how, n in ((None, 1), ("ddp", 4), ("fsdp", 4)))
+    assert ddp.cost.weights_bytes == alone.cost.weights_bytes and ddp.cost.gradient_bytes == alone.cost.gradient_bytes
+    assert ddp.cost.activation_bytes == pytest.approx(alone.cost.activation_bytes / 4, rel=0.01)
+    assert ddp.cost.peak_bytes < alone.cost.peak_bytes
+    assert fsdp.cost.optimizer_bytes == pytest.approx(alone.cost.optimizer_bytes / 4, rel=0.01)
+    assert alone.cost.weights_bytes / 4 < fsdp.cost.weights_bytes < alone.cost.weights_bytes
+    assert fsdp.cost.peak_bytes < ddp.cost.peak_bytes
+    assert ddp.flops == fsdp.flops == alone.flops  # of all devices together
+    assert ddp.hours == fsdp.hours == pytest.approx(alone.hours / 4) and ddp.usd == pytest.approx(alone.usd)
+    idle = shared(tmp_path, "fsdp", 16)["align"]  # eight rows keep eight of them busy
+    assert idle.hours == pytest.approx(alone.hours / 8) and idle.usd == pytest.approx(2 * alone.usd)
+
+
+def test_gathered_is_two_blocks_and_what_is_in_none(tiny):
+    weights = {name: weight.numel() * 4 for name, weight in tiny.named_parameters()}
+    block = sum(size for name, size in weights.items() if ".layers.0." in name)
+    rest = sum(size for name, size in weights.items() if ".layers." not in name)
+    assert gathered_bytes(tiny) == (2 * block + rest, block + rest)
+    for weight in tiny.model.layers.parameters():
+        weight.requires_grad_(False)
+    assert gathered_bytes(tiny) == (2 * block + rest, rest)
+
+
+def test_what_does_not_share_says_so(tmp_path):
+    rows = shared(tmp_path, "ddp", 4)
+    measured = shared(tmp_path, None, 1)["evaluate"]
+    assert rows["evaluate"].hours == measured.hours and rows["evaluate"].cost.devices == 1
+    assert rows["evaluate"].usd == pytest.approx(4 * measured.usd)  # the rest wait, and are paid for
+    for defense, told in (("mlac", "one process"), ("repnoise", "all tokens")):
+        (row,) = [shared(tmp_path, "ddp", 4, **{"matrix": {"align.defense": [{"name": defense}]}})["align"]]
+        assert row.cost is None and told in row.reason
+
+
+def test_one_device_has_none_to_share_with(tmp_path, capsys):
+    code, _, err = said(capsys, str(tiny.write(tmp_path, ONE_LINE)), "--parallel", "fsdp", "--hardware", "A100-80G")
+    assert code == 2 and "--hardware" in err and "8xA100-80G" in err
+    assert "share" in said(capsys, str(tiny.write(tmp_path, ONE_LINE)), "--hardware", "2xA100-80G")[1]

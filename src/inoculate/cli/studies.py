@@ -71,6 +71,7 @@ def plan(
     *,
     overrides: Overrides = (),
     hardware: str = "H100-80G",
+    parallel: Literal["ddp", "fsdp"] | None = None,
     price: float | None = None,
     utilization: float = 0.4,
     format: Literal["table", "json"] = "table",
@@ -82,6 +83,8 @@ def plan(
     recipe: Name or path; of a collection, each of its recipes. Of models only the configuration is read; of data what
         is at hand.
     hardware: Device, with a count before it as in 8xH100-80G.
+    parallel: Let the devices train one model together, as `accelerate launch` does: ddp divides the rows, fsdp the
+        weights too. Without it they have a stage each.
     price: USD per device and hour; by default a typical one, which is an assumption.
     utilization: Share of the device's peak rate that is reached.
     format: table or json.
@@ -91,6 +94,10 @@ def plan(
     chosen = parse_hardware(hardware)
     if not 0 < utilization <= 1:
         raise InputError("not a share", field="--utilization", found=utilization, expected="more than 0, at most 1")
+    if parallel and chosen.count == 1:
+        raise InputError(
+            "one device shares with none", field="--hardware", found=hardware, expected=f"as in 8x{hardware}"
+        )
     if price is not None and price < 0:
         raise InputError("not a price", field="--price", found=price, expected="USD per device and hour, at least 0")
     from inoculate.experiments.plan import plan as planned
@@ -101,7 +108,7 @@ def plan(
     plans = []
     for one in load_recipes(recipe, overrides, weights=False):
         with Show(f"plan {one.name}", transient=True) as shown:
-            plans.append(planned(one, chosen, price, utilization, shown.steps))
+            plans.append(planned(one, chosen, price, utilization, shown.steps, parallel))
     say(plans_text(plans, format))
     return 0
 

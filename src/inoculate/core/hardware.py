@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from inoculate.core.errors import InputError
 
@@ -41,9 +42,13 @@ _ALL = (
 DEVICES: Mapping[str, Device] = MappingProxyType({device.name: device for device in _ALL})
 
 
+Launch = Literal["ddp", "fsdp"]
+"""How several devices train one model: each holds all of it and some of the rows, or pieces of its weights too."""
+
+
 @dataclass(frozen=True)
 class Hardware:
-    """`count` devices that share a batch between them; each holds the whole model."""
+    """`count` devices, alike."""
 
     device: Device
     count: int = 1
@@ -54,7 +59,7 @@ class Hardware:
         return f"{self.count}x{self.device.name}"
 
     def seconds(self, flops: float, bytes_read: float, utilization: float, bf16: bool) -> float:
-        """Wall time of work that is bound by arithmetic or, where weights are read for few tokens, by memory.
+        """Wall time on one device of work bound by arithmetic or, where weights are read for few tokens, by memory.
 
         Args:
             flops: FLOPs in all.
@@ -63,7 +68,7 @@ class Hardware:
             bf16: whether products are of bf16 numbers, else float32.
         """
         rate = (self.device.bf16 if bf16 else self.device.fp32) * utilization
-        return max(flops / rate, bytes_read / self.device.bandwidth) / self.count
+        return max(flops / rate, bytes_read / self.device.bandwidth)
 
     def fits(self, peak_bytes: float) -> str:
         """`yes`, `tight` (within a tenth of the memory) or `no`."""

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from inoculate.core.hardware import Hardware
-from inoculate.core.types import Value
+from inoculate.core.hardware import Hardware, Launch
+from inoculate.core.types import DATA, WEIGHTS, Value
+from inoculate.defenses import RepNoise, Together
 from inoculate.experiments.few_shot import FewShotAttack
-from inoculate.experiments.plan_cost import Cost, Seen, cost_of
+from inoculate.experiments.plan_cost import ALONE, Cost, Division, Seen, cost_of
 from inoculate.experiments.plan_task import Task, task_of
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order
@@ -62,6 +63,8 @@ class Plan:
     """Of one device."""
     utilization: float
     rows: list[Planned] = field(default_factory=list)
+    parallel: Launch | None = None
+    """How devices train one model together; None where they have a stage each."""
 
     @property
     def complete(self) -> bool:
@@ -87,6 +90,7 @@ class Plan:
             "hardware": {**asdict(self.hardware.device), "count": self.hardware.count},
             "usd_per_device_hour": self.usd_per_hour,
             "utilization": self.utilization,
+            "parallel": self.parallel,
             "stages": rows,
             "totals": self.totals(),
             "complete": self.complete,
@@ -99,6 +103,7 @@ def plan(
     usd_per_hour: float | None,
     utilization: float,
     tell: Callable[[int, int], None] = lambda done, of: None,
+    parallel: Launch | None = None,
 ) -> Plan:
     """Plan a recipe. Nothing is downloaded but, for a hub id without a `shape`, the model's configuration.
 
@@ -106,53 +111,70 @@ def plan(
         usd_per_hour: price of one device; None takes the table's, an assumption.
         utilization: share of the device's peak rate that is reached.
         tell: is called with the rows that are planned, and all rows: a second-order step takes minutes.
+        parallel: several devices train one model together, as under `accelerate launch`, where the stage does that;
+            the other stages are the first device's, and the rest wait. None has stages side by side.
 
     Raises:
         InputError: if a model's configuration cannot be read, or lacks a module that an adapter is for.
     """
     price = hardware.device.usd_per_hour if usd_per_hour is None else usd_per_hour
     groups: dict[str, Planned] = {}
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, tuple[Task, Division]] = {}
     for stage in in_order(recipe.stages()):
         why = _NOT_PLANNED.get(type(stage))
         task = None if why is not None else task_of(stage)
-        key = stage.kind if task is None else _cost_key(task)
+        over = Division(hardware.count, parallel == "fsdp") if parallel and stage.parallel else ALONE
+        if task is not None and over.devices > 1 and (why := _undivided(task, over)):
+            task = None
+        key = f"{stage.kind} {why}" if task is None else _cost_key(task)
         if key in groups:
             groups[key] = replace(groups[key], stages=groups[key].stages + 1)
             continue
         groups[key] = Planned(stage.kind, "" if task is None else task.title, 1, None, why or "")
         if task is not None:
-            tasks[key] = task
+            tasks[key] = task, over
     seen: Seen = {}
     costed: list[Planned] = []
     for key, row in groups.items():
         tell(len(costed), len(groups))
-        costed.append(_costed(row, tasks.get(key), seen))
+        costed.append(_costed(row, *tasks[key], seen) if key in tasks else row)
     tell(len(costed), len(groups))
-    rows = [_priced(row, hardware, price, utilization) for row in costed]
-    return Plan(recipe.name, hardware, price, utilization, rows)
+    side_by_side = 1 if parallel else hardware.count
+    rows = [_priced(row, hardware, price, utilization, side_by_side) for row in costed]
+    return Plan(recipe.name, hardware, price, utilization, rows, parallel)
 
 
-def _costed(row: Planned, task: Task | None, seen: Seen) -> Planned:
-    if task is None:
-        return row
+def _undivided(task: Task, over: Division) -> str:
+    """Why several devices cannot make the task's steps together, or what they need is not known; else nothing."""
+    allowed = getattr(task.objective, "parallel", frozenset())
+    if DATA not in allowed:
+        return f"{task.objective.name} trains in one process"
+    if over.weights and WEIGHTS not in allowed:
+        return f"{task.objective.name} needs whole weights in each process: ddp"
+    members = task.objective.of if isinstance(task.objective, Together) else (task.objective,)
+    if any(isinstance(member, RepNoise) for member in members):
+        return "RepNoise's distances are between all tokens of a batch, in each process: plan it on one device"
+    return ""
+
+
+def _costed(row: Planned, task: Task, over: Division, seen: Seen) -> Planned:
     try:
-        cost = cost_of(task, seen)
+        cost = cost_of(task, seen, over)
     except RuntimeError as error:  # torch's word for what cannot be known without numbers, as a router's choices
         return replace(row, reason=f"the model cannot be run without numbers: {str(error).strip().splitlines()[0]}")
     return replace(row, cost=cost, reason=cost.unknown)
 
 
-def _priced(row: Planned, hardware: Hardware, price: float, utilization: float) -> Planned:
+def _priced(row: Planned, hardware: Hardware, price: float, utilization: float, side_by_side: int) -> Planned:
     cost = row.cost
     if cost is None:
         return row
     row = replace(row, fits=hardware.fits(cost.peak_bytes))
     if cost.flops is None:
         return row
-    seconds = hardware.seconds(cost.training_flops, 0, utilization, cost.bf16)
+    seconds = hardware.seconds(cost.training_flops * cost.share, 0, utilization, cost.bf16)
     seconds += hardware.seconds(cost.flops - cost.training_flops, cost.bytes_read, utilization, cost.bf16_evaluation)
-    hours = seconds * row.stages / 3600
+    hours = seconds * row.stages / side_by_side / 3600
     return replace(row, hours=hours, usd=hours * hardware.count * price)
 
 

@@ -16,9 +16,20 @@ from inoculate.training.config import Training
 from inoculate.training.cost import StepCost
 
 
+class Division(NamedTuple):
+    """How many devices make a stage's steps together."""
+
+    devices: int = 1
+    weights: bool = False
+    """Whether they divide weights, gradients and optimizer state too, and not the rows alone."""
+
+
+ALONE = Division()
+
+
 @dataclass(frozen=True)
 class Cost:
-    """Of one stage, on one device; sizes in bytes."""
+    """Of one stage; sizes in bytes, on each device."""
 
     parameters: int
     trainable: int
@@ -47,15 +58,22 @@ class Cost:
     bf16: bool
     bf16_evaluation: bool
     unknown: str = ""
+    devices: int = 1
+    """That make its steps together."""
+    share: float = 1.0
+    """Of a step's rows on the device that has the most."""
 
 
 class _Trained(NamedTuple):
     rows: Rows
+    weights: int
+    """Bytes of them on each device, at the peak."""
     memory: StepCost
-    """Of the longest rows."""
+    """Of the longest rows, on each device."""
     work: StepCost
-    """Of rows of mean length."""
+    """Of rows of mean length, on all devices together."""
     steps: int | None
+    share: float
 
 
 class _Measured(NamedTuple):
@@ -72,11 +90,12 @@ Seen = dict[tuple[str, ...], _Measured]
 """What evaluations of models of some shape cost: those along an attack are those before it."""
 
 
-def cost_of(task: Task, seen_before: Seen) -> Cost:
+def cost_of(task: Task, seen_before: Seen, over: Division = ALONE) -> Cost:
     """Measure a task.
 
     Args:
         seen_before: is looked into and added to.
+        over: the devices that train it.
 
     Raises:
         InputError: if the model's configuration cannot be read, or lacks a module that an adapter is for.
@@ -89,12 +108,13 @@ def cost_of(task: Task, seen_before: Seen) -> Cost:
     if task.training is not None:
         model = with_checkpointing(model, task.training)
     model = without_numbers(model)
-    made = None if task.training is None else _trained(task, task.training, model, tokenizer)
+    made = None if task.training is None else _trained(task, task.training, model, tokenizer, over)
     seen = _measured(task, model, tokenizer, seen_before)
     times = 1 if task.eval_every is None else 0
     if made is not None and made.steps is not None and task.eval_every is not None:
         times = len({0, *(task.eval_at or range(0, made.steps, task.eval_every)), made.steps})
-    weights, step = held_bytes(model.parameters()), made.memory if made is not None else None
+    step = made.memory if made is not None else None
+    weights = held_bytes(model.parameters()) if made is None else made.weights
     training = 0 if made is None else made.work.flops * (made.steps or 0)
     unknown = _unknown(task, made, seen)
     kept = 0 if step is None else step.gradients + step.optimizer
@@ -121,6 +141,8 @@ def cost_of(task: Task, seen_before: Seen) -> Cost:
         bf16=bf16 or (task.training is not None and task.training.bf16),
         bf16_evaluation=bf16,
         unknown=unknown,
+        devices=over.devices,
+        share=1.0 if made is None else made.share,
     )
 
 
@@ -140,17 +162,50 @@ def empty(task: Task) -> Any:
         return task.prepare(base.shape.build(len(build_tokenizer(world.vocabulary())), seed=0))
 
 
-def _trained(task: Task, training: Training, model: Any, tokenizer: Any) -> _Trained:
+def _trained(task: Task, training: Training, model: Any, tokenizer: Any, over: Division) -> _Trained:
+    from inoculate.models.footprint import held_bytes
     from inoculate.training.cost import step_cost
 
     assert task.mix is not None
-    rows = training_rows(task.mix, task.objective.needs, tokenizer)
-    memory = step_cost(model, task.objective, training, rows.longest, task.mix.max_length)
+    objective, limit = task.objective, task.mix.max_length
+    rows = training_rows(task.mix, objective.needs, tokenizer)
+    size = training.per_device_train_batch_size
+    most = -(-size // over.devices)
+    own = training.model_copy(update={"per_device_train_batch_size": most})
+    memory = step_cost(model, objective, own, rows.longest, limit)
     work = memory
-    if rows.mean != rows.longest:
-        work = step_cost(model, task.objective, training, rows.mean, task.mix.max_length)
+    if most < size or rows.mean != rows.longest:
+        work = step_cost(model, objective, training, rows.mean, limit)
     steps = training.steps(rows.count) if rows.count is not None else training.max_steps
-    return _Trained(rows, memory, work, steps)
+    weights = held_bytes(model.parameters())
+    if over.weights:
+        weights, memory = _in_pieces(task, own, model, memory, over.devices)
+    return _Trained(rows, weights, memory, work, steps, most / size)
+
+
+def _in_pieces(task: Task, training: Training, model: Any, memory: StepCost, devices: int) -> tuple[int, StepCost]:
+    """Weights and a step's memory on each device, where the devices divide the weights.
+
+    What a step of a single short row holds is taken for what has the weights' shape and is divided: optimizer state,
+    gradients, a defense's copies of them. The rest belongs to the rows, which are divided already.
+    """
+    from inoculate.models.footprint import held_bytes
+    from inoculate.models.sharding import gathered_bytes
+    from inoculate.training.cost import Length, step_cost
+
+    least = training.model_copy(update={"per_device_train_batch_size": 1})
+    short = dict.fromkeys(task.objective.needs, Length(2))
+    assert task.mix is not None
+    alike = step_cost(model, task.objective, least, short, task.mix.max_length)
+    whole_weights, whole_gradients = gathered_bytes(model)
+    weights = -(-held_bytes(model.parameters()) // devices) + whole_weights
+    of_rows = max(memory.activations, memory.peak - alike.peak)
+    return weights, memory._replace(
+        gradients=-(-memory.gradients // devices) + whole_gradients,
+        optimizer=-(-memory.optimizer // devices),
+        beyond_sft=alike.beyond_sft // devices + max(0, memory.beyond_sft - alike.beyond_sft),
+        peak=-(-alike.peak // devices) + whole_gradients + of_rows,
+    )
 
 
 def _measured(task: Task, model: Any, tokenizer: Any, before: Seen) -> _Measured:

@@ -12,6 +12,13 @@ from inoculate.experiments.plan import Plan, Planned
 
 _COLUMNS = ("stage", "n", "parameters", "trained", "adapter", "weights", "grad+opt", "activ.", "defense", "peak")
 _OUTCOME = ("fits", "steps", "tokens", "× SFT", "FLOPs", "hours", "USD")
+_SIDE_BY_SIDE = (
+    "Hours on several devices are for stages side by side, each on one; --parallel ddp or fsdp has them share."
+)
+_TOGETHER = (
+    "Alignments and vectors are trained by all devices together, memory is each one's and the time of sending is left "
+    "out; other stages are one device's while the rest wait."
+)
 _WIDTH = 400
 """Wider than any row: a terminal may wrap lines, a file must not."""
 
@@ -82,7 +89,9 @@ def _reasons(plan: Plan) -> list[str]:
 
 def _assumed(plan: Plan) -> list[str]:
     device = plan.hardware.device
-    shared = "Hours on several devices are for stages side by side: `fit` trains on one. " * (plan.hardware.count > 1)
+    shared = ""
+    if plan.hardware.count > 1:
+        shared = f"{_TOGETHER if plan.parallel else _SIDE_BY_SIDE} "
     return [
         f"n: stages of equal cost, FLOPs, hours and USD of all of them. Assumed: {plan.utilization:.0%} of "
         f"{device.name}'s peak ({device.bf16 / 1e12:g} TFLOP/s in bf16, {device.fp32 / 1e12:g} in fp32), "

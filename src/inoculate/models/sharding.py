@@ -60,6 +60,26 @@ def shard(model: nn.Module) -> None:
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
+def gathered_bytes(model: nn.Module) -> tuple[int, int]:
+    """What a process holds beyond its pieces at the peak of a step: bytes of weights, and of their gradients.
+
+    Two blocks, since the next one is gathered while one computes, and all that is in no block; gradients of one block
+    and of what is in none, before they are cut.
+
+    Raises:
+        InputError: a model without blocks.
+    """
+    from inoculate.models.blocks import blocks_of
+    from inoculate.models.footprint import held_bytes
+
+    blocks = [list(block.layer.parameters()) for block in blocks_of(model)]
+    inside = {id(weight) for block in blocks for weight in block}
+    outside = [weight for weight in model.parameters() if id(weight) not in inside]
+    learned = [[weight for weight in part if weight.requires_grad] for part in (*blocks, outside)]
+    *in_blocks, in_none = map(held_bytes, learned)
+    return 2 * max(map(held_bytes, blocks)) + held_bytes(outside), max(in_blocks) + in_none
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's piece of a tensor, sharing its memory; a whole tensor itself."""
     return tensor.detach().to_local() if hasattr(tensor, "device_mesh") else tensor  # type: ignore[operator]
