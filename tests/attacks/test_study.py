@@ -293,6 +293,79 @@ def test_a_database_that_goes_away_keeps_what_was_told(tmp_path, server):
         assert len(study.told()) == 3 and len(go_on(study)) == 5
 
 
+def test_what_was_told_is_read_back_whole(tmp_path):
+    with Study(tmp_path, "s", search(space={"adapter_mode": ["merge"], "lora_r": [4]})) as study:
+        given = go_on(study, 1)[0].model_copy(update={"learning_rate": 2e-4, "lora_r": 4})
+        study.warm_up([given, given])
+        claimed = study.claim()
+        assert claimed is not None and claimed.setting == given
+        points = [Point(Spent(0, 0, 0, 0.0, 0.0), 0.1, 0.9), Point(Spent(10, 2, 30, 4.5, 0.5), 0.2, 0.7)]
+        rows = [{"metric": "m", "value": 1.0}]
+        claimed.tell(Tried("diverged", points, rows, 3.0, 2.0), BOUND)
+        failing = study.claim()
+        assert failing is not None
+        failing.fail("OSError: no room")
+    with Study(tmp_path, "s", search(space={"adapter_mode": ["merge"], "lora_r": [4]})) as study:
+        first, told, failed = study.told()
+    assert told == Told(1, given, "diverged", True, points, rows, 3.0, 2.0, "")
+    assert isinstance(told.points[1], Point) and isinstance(told.points[1].spent, Spent)
+    assert not first.warm and (first.number, first.outcome) == (0, "complete")
+    assert failed == Told(2, failing.setting, "failed", False, [], [], 0.0, 0.0, "OSError: no room")
+
+
+def test_trials_elsewhere_are_those_of_others_who_live(tmp_path):
+    with Study(tmp_path, "s", search()) as mine, Study(tmp_path, "s", search()) as theirs:
+        assert mine.claim() is not None
+        assert mine.elsewhere() == 0 and theirs.elsewhere() == 1
+        assert theirs.claim() is not None and theirs.claim() is not None
+        assert mine.elsewhere() == 2
+    with Study(tmp_path, "s", search()) as third:
+        assert third.elsewhere() == 0, "their locks are free: they are gone"
+        assert len(go_on(third)) == 8, "and their places too"
+
+
+def test_a_place_that_is_held_is_no_one_else_s(tmp_path):
+    with Study(tmp_path, "s", search(n_trials=2)) as mine, Study(tmp_path, "s", search(n_trials=2)) as theirs:
+        assert mine.claim() is not None and theirs.claim() is not None
+        assert mine.claim() is None and theirs.claim() is None
+        assert mine.left() == 2, "held, but not told"
+
+
+def test_a_warm_start_that_is_interrupted_is_given_again(tmp_path):
+    with Study(tmp_path / "a", "s", search()) as study:
+        (given,) = go_on(study, 1)
+    with Study(tmp_path / "b", "s", search()) as study:
+        study.warm_up([given])
+        first = study.claim()
+        assert first is not None and first.setting == given
+        first.give_back()
+        again = study.claim()
+        assert again is not None and again.setting == given and again.number == 1
+        again.tell(outcome_of(again.setting), BOUND)
+        assert [trial.warm for trial in study.told()] == [True] and study.told()[0].number == 1
+
+
+def test_one_that_failed_may_not_fail_for_ever(tmp_path):
+    """Five trials may fail, and one more for each ten."""
+    for trials, may_fail in ((8, 5), (20, 7)):
+        with Study(tmp_path / str(trials), "s", search(n_trials=trials)) as study:
+            for number in range(may_fail + 1):
+                claimed = study.claim()
+                assert claimed is not None
+                claimed.fail(f"the {number}th")
+            with pytest.raises(StageError, match=rf"^{may_fail + 1} trials failed, the last with: the {may_fail}th$"):
+                study.claim()
+
+
+def test_what_is_drawn_is_the_study_s_and_the_seed_s(tmp_path):
+    """Another study under the same seed draws others: a control's draws, taken over, would be drawn again."""
+    drawn = []
+    for folder, name, seed in (("a", "s", 0), ("b", "s", 0), ("c", "t", 0), ("d", "s", 1)):
+        with Study(tmp_path / folder, name, search(seed=seed)) as study:
+            drawn.append(go_on(study))
+    assert drawn[0] == drawn[1] and drawn[0][0] != drawn[2][0] and drawn[0][0] != drawn[3][0]
+
+
 def test_what_is_told_is_plain_json(tmp_path):
     with Study(tmp_path, "s", search()) as study:
         go_on(study, 1)

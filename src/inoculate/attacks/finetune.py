@@ -140,7 +140,7 @@ class Finetune(Value):
 
 def _needed(value: Any, field: str) -> Any:
     if not value:
-        raise InputError("the guard needs this", field=field, found=None)
+        raise InputError("the guard needs this", field=field)
     return value
 
 

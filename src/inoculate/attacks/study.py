@@ -95,6 +95,7 @@ class Study:
                 params = _params(setting)
                 if params not in queued:
                     self._study.enqueue_trial(params, user_attrs={"warm": params})
+                    queued.append(params)
 
     def claim(self) -> Claimed | None:
         """A trial to carry out; None if none is left, though others may still be at theirs.

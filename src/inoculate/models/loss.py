@@ -23,6 +23,8 @@ from inoculate.core.types import Batch
 IGNORED = -100
 _CHUNK = 2**20
 """Logits worked on at one time: few enough to stay in a processor's cache. Up to here nothing is worth a detour."""
+_PIECES = 64
+"""At most so many at one time's turn: a larger batch takes larger pieces, not thousands of tiny kernels."""
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -140,7 +142,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _rows(logits_NV: Tensor) -> int:
-    return max(1, _CHUNK // logits_NV.shape[1])
+    rows, vocabulary = logits_NV.shape
+    return max(1, _CHUNK // vocabulary, -(-rows // _PIECES))
 
 
 def inner_model(model: Any) -> Any:
