@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from inoculate.attacks.few_shot import FewShot
+from inoculate.attacks.few_shot import FewShot, Tried, _Search
 from inoculate.attacks.sequential import Curve, Examples, train_sequentially
 from inoculate.core.errors import InputError
 from inoculate.models.classifier import MlpBody
@@ -145,12 +145,66 @@ def test_diverged_trials_are_on_record_and_never_best():
     assert nothing.best is None and nothing.reruns == () and len(nothing.trials) == 12
 
 
+def test_what_a_seed_draws_stays_what_it_drew():
+    """Studies that are published can be made again: rows and seeds of trials are pinned to what seed 3 first drew."""
+    engine = Scripted([curve(0.5)] * 2 + [rerunnable(0.5)] * 2)
+    search(FewShot(**QUICK | {"n_trials": 2, "reruns": 2, "num_samples": 3, "seed": 3}), engine=engine)
+    searching, again = engine.asked
+    assert [(trial.rows, trial.seed) for trial in searching] == [
+        ((37, 52, 11), 6324639585582877127),
+        ((37, 52, 11), 8808880393252236018),
+    ]
+    assert (again[0].rows, again[0].seed) == ((9, 46, 18), 7619705718565075630)
+    assert again[1].rows not in (again[0].rows, searching[0].rows)
+
+
+def test_the_engine_is_given_what_there_is_and_the_setting_as_drawn():
+    given = []
+
+    def engine(*what, **options):
+        given.append((*what, options))
+        return [rerunnable(0.5) for _ in what[4]]
+
+    model = body()
+    attack = FewShot(**QUICK | {"n_trials": 3, "reruns": 2, "trials_per_ask": None, "optimizers": ("sgd",)})
+    found = attack.run(model, POOL, VALIDATION, HELDOUT, classes=2, engine=engine)
+    for what, heldout, count in zip(given, (None, None, HELDOUT), (2, 1, 2), strict=True):
+        assert what[0] is model and what[1] is POOL and what[2] is VALIDATION and what[3] is heldout
+        assert len(what[4]) == count and what[5] == {"classes": 2, "eval_steps": 20}
+    trial, setting = given[0][4][0], found.trials[0].setting
+    assert (trial.learning_rate, trial.steps, trial.batch_size, trial.frozen, trial.optimizer) == tuple(
+        getattr(setting, name) for name in ("learning_rate", "steps", "batch_size", "freeze_body", "optimizer")
+    )
+    assert given[2][4][0].learning_rate == found.best.learning_rate
+
+
+def test_a_trial_without_an_accuracy_is_told_as_nought():
+    attack = FewShot(**QUICK)
+    space = _Search(attack)
+    settings = space.ask(3)
+    outcomes = [
+        Tried(settings[0], 0.7, "complete"),
+        Tried(settings[1], None, "diverged"),
+        Tried(settings[2], 0.2, "diverged"),
+    ]
+    space.tell(outcomes)
+    assert [trial.value for trial in space.study.trials] == [0.7, 0.0, 0.2]
+    assert space.study.best_trial.number == 0, "more is better"
+
+
 def test_wrong_input_is_refused():
-    with pytest.raises(InputError, match="num_samples"):
+    with pytest.raises(
+        InputError, match=r"^num_samples: too few rows to draw from .found 61, expected at most the 60 rows"
+    ):
         search(FewShot(**QUICK | {"num_samples": 61}))
     alone = Examples(POOL.inputs, torch.zeros(60, dtype=torch.long))
-    with pytest.raises(InputError, match="one class"):
+    with pytest.raises(InputError, match=r"^pool: the pool has rows of one class alone: there is nothing to learn$"):
         FewShot(**QUICK).run(body(), alone, VALIDATION, HELDOUT, classes=2)
+
+
+def test_all_of_the_pool_may_be_drawn_and_two_classes_are_enough():
+    rerun = [rerunnable(0.5)] * 4
+    search(FewShot(**QUICK | {"num_samples": 60, "n_trials": 1, "reruns": 3}), engine=Scripted(rerun))
 
 
 @pytest.mark.parametrize(
