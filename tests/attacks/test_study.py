@@ -136,25 +136,19 @@ def test_a_trial_lags_behind_one_that_broke_the_model_and_ended(tmp_path):
             late.report(points, BOUND)
 
 
-def test_too_many_failures_end_the_search(tmp_path):
-    with Study(tmp_path, "s", search()) as study, pytest.raises(StageError, match=r"6 trials failed.*no room"):
-        for _ in range(20):
-            claimed = study.claim()
-            assert claimed is not None
-            claimed.fail("no room")
-
-
-def _hold(folder: Path, storage: str | None, seconds: float) -> None:
+def _hold(folder: Path, storage: str | None, seconds: float, count: int) -> None:
+    """Carry out trials, the first not before all of the crew have one."""
     with Study(folder, "s", search(), storage) as study:
         while (claimed := study.claim()) is not None:
             (folder / f"held-{os.getpid()}").write_text(str(claimed.number))
+            wait_for(lambda: len(list(folder.glob("held-*"))) >= count)
             time.sleep(seconds)
             claimed.tell(outcome_of(claimed.setting), BOUND)
 
 
 def crew(folder: Path, storage: str | None, seconds: float, count: int = 2) -> list:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_hold, args=(folder, storage, seconds)) for _ in range(count)]
+    processes = [context.Process(target=_hold, args=(folder, storage, seconds, count)) for _ in range(count)]
     for process in processes:
         process.start()
     return processes
