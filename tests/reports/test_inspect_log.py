@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from tests.reports.conftest import Made
@@ -18,7 +19,7 @@ from inoculate.reports.store_view import read_store
 def logs(make_store, tmp_path):
     store = make_store(defenses=("sft",), seeds=(1,), shares=(0.1,), rates=(1e-4,), evil=("<b>\ud800 ]]>",))
     paths = write_logs(read_store(store), tmp_path / "logs")
-    return store, {path.stem: json.loads(path.read_text()) for path in paths}
+    return store, {path.stem.split("_")[1]: json.loads(path.read_text()) for path in paths}
 
 
 def test_a_log_for_each_state(logs):
@@ -53,6 +54,20 @@ def test_rates_are_those_of_the_records(logs):
         theirs = {(s["name"], m): v["value"] for s in log["results"]["scores"] for m, v in s["metrics"].items()}
         assert theirs == mine and theirs
         assert log["eval"]["metadata"]["defense"] == "sft" and log["eval"]["metadata"]["threat_model"] == "open_weights"
+
+
+def test_inspect_lists_them_by_their_names(make_store, tmp_path):
+    """Of JSON files it lists those whose names begin with a time and have a task and an id after it; a stage's file is a
+    stranger's, and says nothing of where a log is written."""
+    store = make_store(defenses=("sft",), seeds=(1,), shares=(0.1,), rates=(1e-4,))
+    about = next(store.glob("finetune-*")) / "stage.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"started": "../../x_y"}))
+    paths = write_logs(read_store(store), tmp_path / "logs")
+    assert {path.parent for path in paths} == {tmp_path / "logs"} and all(path.is_file() for path in paths)
+    pattern = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d[^_]*_[a-z]+-[0-9a-f]+(-rerun\d)?-step\d+_[0-9A-Za-z]{22}")
+    assert all(pattern.fullmatch(path.stem) for path in paths)
+    torn = [path.stem for path in paths if "finetune" in path.stem]
+    assert len(torn) == 3 and all(name.startswith("1970-01-01T00-00-00") for name in torn)
 
 
 def test_a_search_s_reruns_are_apart(tmp_path):

@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -58,7 +59,18 @@ def _logs(view: StoreView) -> Iterator[tuple[str, dict[str, Any]]]:
         for (again, step), said in states.items():
             rows = [row for row in view.records if row.stage == stage.folder and _is_of(row, again, step)]
             part = "" if again is None else f"-rerun{again}"
-            yield f"{stage.folder}{part}-step{step}", _log(stage, (again, step), said, rows)
+            log = _log(stage, (again, step), said, rows)
+            # Inspect lists a log by its name alone: time, task and id, with _ between them
+            when = log["eval"]["created"].replace(":", "-")
+            yield f"{when}_{stage.folder}{part}-step{step}_{log['eval']['eval_id']}", log
+
+
+def _started(about: Mapping[str, Any]) -> str:
+    """When a stage began, ISO 8601; the beginning of time if its file does not say."""
+    try:
+        return datetime.fromisoformat(str(about.get("started"))).isoformat(timespec="seconds")
+    except ValueError:
+        return "1970-01-01T00:00:00+00:00"
 
 
 def _is_of(row: Record, again: int | None, step: int) -> bool:
@@ -70,7 +82,7 @@ def _is_of(row: Record, again: int | None, step: int) -> bool:
 
 def _log(stage: StageView, state: State, said: Sequence[Mapping[str, Any]], rows: Sequence[Record]) -> dict[str, Any]:
     about, first = stage.about or {}, rows[0] if rows else None
-    started = str(about.get("started") or "1970-01-01T00:00:00+00:00")
+    started = _started(about)
     model = first.base if first is not None and first.base else stage.label
     samples = [_sample(f"{row.get('set')}-{number}", row, model) for number, row in enumerate(said)]
     told = {} if first is None else {name: value for name, value in asdict(first).items() if name in _ABOUT}
