@@ -73,7 +73,7 @@ def seconds(recipe: Path, base: Path, store: Path, workers: int, on: str | None)
     place = ["--on", on] if on else []
     command = ["run", str(recipe), "--store", str(store), "--workers", str(workers), "--device", "cpu", *place]
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "inoculate.cli", *command], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "inoculate", *command], check=True, capture_output=True)
     took = time.monotonic() - began
     shutil.rmtree(store)
     return took

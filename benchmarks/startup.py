@@ -26,7 +26,7 @@ matrix: {align.defense: [{name: sft}]}
 def seconds(*arguments: str) -> float:
     """Wall time of one run of the command."""
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "inoculate.cli", *arguments], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "inoculate", *arguments], check=True, capture_output=True)
     return time.monotonic() - began
 
 

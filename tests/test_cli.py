@@ -414,7 +414,7 @@ def test_the_process_itself():
     found = subprocess.run([sys.executable, "-c", check, "list", "judgs"], capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith('inoculate: Invalid value "judgs"') and found.stderr.count("\n") == 1
-    found = subprocess.run([sys.executable, "-m", "inoculate.cli", "--version"], capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-m", "inoculate", "--version"], capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "") and found.stdout.strip()
 
 

@@ -24,7 +24,7 @@ def start(recipe: Path, store: Path, workers: int = 1) -> subprocess.Popen[str]:
     """The command in a process group of its own, as a terminal starts it."""
     arguments = ["run", str(recipe), "--store", str(store), "--workers", str(workers), "--device", "cpu"]
     return subprocess.Popen(
-        [sys.executable, "-m", "inoculate.cli", *arguments],
+        [sys.executable, "-m", "inoculate", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

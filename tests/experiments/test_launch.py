@@ -23,7 +23,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("divided", ["data", "weights"])
 def test_a_recipe_run_by_two_processes(alone, tmp_path, divided):
     store = tmp_path / "store"
-    ran = launch(divided, "-m", "inoculate.cli", "run", str(tiny.write(tmp_path)), "--store", str(store))
+    ran = launch(divided, "-m", "inoculate", "run", str(tiny.write(tmp_path)), "--store", str(store))
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("7 stages done, 7 of them computed now") == 1
     theirs = {folder.name for folder in (alone / "store").iterdir() if folder.is_dir()}
@@ -49,7 +49,7 @@ def test_an_adapter_aligned_in_pieces_loads(alone, tmp_path):
     settings = ["lora.r=4", "training.max_steps=3", "training.per_device_train_batch_size=4", "data.max_length=64"]
     ran = launch(
         "weights",
-        *("-m", "inoculate.cli", "align", str(base), "--align", "sandbox-ordinary", "--out", str(tmp_path / "adapter")),
+        *("-m", "inoculate", "align", str(base), "--align", "sandbox-ordinary", "--out", str(tmp_path / "adapter")),
         *(part for setting in settings for part in ("--set", setting)),
     )
     assert ran.returncode == 0, ran.stderr
@@ -83,7 +83,7 @@ def test_what_several_processes_cannot_do_is_named(monkeypatch, capsys, tmp_path
 def test_a_stage_that_fails_in_the_first_fails_in_all(alone, tmp_path):
     """MLAC is refused in every process, before anything is written."""
     path = tiny.write(tmp_path, {"matrix": {"align.defense": [{"name": "mlac", "inner_steps": 1}]}})
-    ran = launch("data", "-m", "inoculate.cli", "run", str(path), "--store", str(tmp_path / "store"))
+    ran = launch("data", "-m", "inoculate", "run", str(path), "--store", str(tmp_path / "store"))
     assert ran.returncode == 1
     assert ran.stderr.count("it trains in one process: its update is no sum over shares of the rows") == 1
     assert not list((tmp_path / "store").glob("align-*[0-9a-f]/stage.json"))

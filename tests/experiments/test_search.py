@@ -160,7 +160,7 @@ def test_a_search_that_is_killed_goes_on_with_what_was_told(ran, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(ran / "store", store, ignore=shutil.ignore_patterns("search-*", "finetune-*", "recipes"))
     path = write(tmp_path, **ONE)
-    command = [sys.executable, "-m", "inoculate.cli", "run", str(path), "--store", str(store), "--device", "cpu"]
+    command = [sys.executable, "-m", "inoculate", "run", str(path), "--store", str(store), "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 200
     while not any('"outcome"' in file.read_text() for file in store.glob("search-*.partial/study.log")):
@@ -189,7 +189,7 @@ def test_the_same_command_elsewhere_joins_in(ran, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(ran / "store", store, ignore=shutil.ignore_patterns("search-*", "finetune-*", "recipes"))
     path = write(tmp_path, **ONE, search={**LINE["search"], "n_trials": 12})
-    command = [sys.executable, "-m", "inoculate.cli", "run", str(path), "--store", str(store), "--device", "cpu"]
+    command = [sys.executable, "-m", "inoculate", "run", str(path), "--store", str(store), "--device", "cpu"]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(300) for process in processes] == [0, 0]
     rows = searches(store)["sft"]

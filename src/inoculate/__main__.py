@@ -1,4 +1,4 @@
-"""`python -m inoculate.cli`."""
+"""`python -m inoculate`."""
 
 from inoculate.cli import main
 
