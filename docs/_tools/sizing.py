@@ -3,7 +3,8 @@
     python docs/_tools/sizing.py [--check]
 
 Llamas of 1B, 7B and 70B, aligned with a LoRA or in full, on 1, 8 and 64 H100s that share the rows and the weights
-(FSDP). `--check` changes nothing and fails where the page has another table. Takes minutes: each step is traced.
+(FSDP). `--check` changes nothing and fails where the page has another table. Takes an hour: each step is
+traced.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def table() -> str:
 def _cell(row: Planned) -> str:
     assert row.cost is not None and row.hours is not None
     peak = f"{row.cost.peak_bytes / 2**30:.1f} GiB"
-    return f"{peak}, {row.hours:.2f} h" if row.fits != "no" else f"{peak}: does not fit"
+    hours = f"{row.hours:.2f} h" if row.hours >= 0.005 else "under 0.01 h"
+    return f"{peak}, {hours}" if row.fits != "no" else f"{peak}: does not fit"
 
 
 def main() -> None:
