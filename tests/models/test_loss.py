@@ -84,6 +84,13 @@ def large(monkeypatch):
     monkeypatch.setattr(loss_module, "_rows", lambda logits_NV: 3)
 
 
+@pytest.mark.parametrize(("rows", "vocabulary", "pieces"), [(1000, 100, 1), (1000, 50_000, 50), (16_384, 128_000, 64)])
+def test_logits_are_worked_on_in_few_pieces(rows, vocabulary, pieces):
+    """A million logits at a time, which fit a processor's cache; never more than 64 pieces."""
+    logits = torch.empty(rows, vocabulary, device="meta")
+    assert len(logits.split(loss_module._rows(logits))) == pieces
+
+
 @pytest.mark.parametrize("layout", ["padded", "causal", "varlen"])
 def test_large_logits_are_taken_where_a_label_stands(tiny, ragged, layout, large):
     loss, seen = tiny(**pad(ragged, 0)).loss, []

@@ -24,7 +24,7 @@ IGNORED = -100
 _CHUNK = 2**20
 """Logits worked on at one time: few enough to stay in a processor's cache. Up to here nothing is worth a detour."""
 _PIECES = 64
-"""At most so many at one time's turn: a larger batch takes larger pieces, not thousands of tiny kernels."""
+"""At most: logits of a large vocabulary take larger pieces, and not thousands of tiny kernels."""
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
