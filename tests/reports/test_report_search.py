@@ -201,10 +201,13 @@ def test_a_model_that_is_never_useful_does_no_harm(made: Made):
 def test_what_no_attack_was_needed_for_is_named(made: Made, before: dict[str, float], verdict: str):
     search_stage(made, "sft", 1)
     search_stage(made, "booster", 1, (None, None), before=before)
-    card = part_of(made.manifest()).cards[1]
+    part = part_of(made.manifest())
+    card = part.cards[1]
     assert card.verdict == verdict and card.bad
     assert (card.number == "unusable") == verdict.startswith("unusable")
     assert ("which is no merit" in card.of) == verdict.startswith("unusable")
+    ratio = row_of(part.costs, "Booster", part.costs.rows[0][1].text)[3]
+    assert (ratio.text == "unusable" and ratio.value is None) == verdict.startswith("unusable"), "no ratio beside it"
 
 
 def test_at_the_bound_a_model_is_useful(made: Made):

@@ -186,6 +186,13 @@ def test_rows_to_read_leave_out_what_is_the_same_and_hide_no_control_codes():
     assert same.startswith("In all rows: threat_model = open_weights")
 
 
+def test_a_provider_s_guards_are_told_apart():
+    rows = [Record("finetune_accuracy", 0.5, 10, defense="sft", guard=guard) for guard in ("", "lisa")]
+    head, bare, guarded, _ = records_table(rows).splitlines()
+    assert head.split()[:2] == ["defense", "guard"]
+    assert bare.split()[:2] == ["sft", "finetune_accuracy"] and guarded.split()[:2] == ["sft", "lisa"]
+
+
 def test_numbers_are_never_rounded_to_certainty():
     assert [rate(value) for value in (0.0, 0.004, 0.5, 0.997, 1.0)] == ["0.00", "< 0.01", "0.50", "> 0.99", "1.00"]
     assert [scientific(value) for value in (1e-5, 2.5e-4, 0)] == ["1e-5", "2.5e-4", "0"]

@@ -55,7 +55,10 @@ def _cost_row(study: SearchStudy, arm: Arm, axis: Axis) -> list[Cell]:
     costs, cost, ratio = study.costs(arm, axis), study.median(arm, axis), study.ratio(arm, axis)
     seeds = len(set(costs.seeds))
     compared = Cell(ratio_text(ratio), ratio_interval_text(ratio, seeds), ratio)
-    if study.control(arm) is None:
+    dead = unusable(study, arm)
+    if dead and len(dead) == len(study.of(arm)):
+        compared = Cell("unusable", "before any attack: no merit")
+    elif study.control(arm) is None:
         compared = Cell("reference" if any(study.control(other) == arm for other in study.arms) else "–")
     return [
         Cell(arm.label),

@@ -13,8 +13,9 @@ from inoculate.core.records import COLUMNS, Record
 from inoculate.reports.wording import number, visible
 
 _TERMINAL = (
-    *("recipe", "stage", "base", "defense", "defense_seed", "threat_model", "adapter_mode", "attack", "attack_seed"),
-    *("trial", "poison_ratio", "learning_rate", "step", "metric", "judge", "split", "value", "n", "status"),
+    *("recipe", "stage", "base", "defense", "defense_seed", "threat_model", "guard", "adapter_mode", "attack"),
+    *("attack_seed", "trial", "poison_ratio", "learning_rate"),
+    *("step", "metric", "judge", "split", "value", "n", "status"),
 )
 _FORMULA = ("=", "+", "-", "@", "\t")
 _ALWAYS = {"defense", "step", "metric", "value", "n"}
