@@ -16,12 +16,13 @@ import pytest
 import yaml
 from tests.experiments import tiny
 
+from inoculate.attacks.space import Setting
 from inoculate.cli import main
 from inoculate.core.errors import InputError
 from inoculate.core.records import read_records
 from inoculate.experiments.recipe import load_recipe
 from inoculate.experiments.search import SearchAttack
-from inoculate.experiments.search_bench import BOUND, study_of
+from inoculate.experiments.search_bench import BOUND, Bench, Run, study_of
 from inoculate.experiments.stage import Context
 
 _SETS = {
@@ -104,6 +105,49 @@ def test_all_kinds_of_rows_are_there(ran):
         assert all(row.split == "validation" for row in rows if row.trial is not None)
 
 
+def test_finalists_are_on_record_and_the_best_of_them_is_chosen(ran):
+    for rows in searches(ran / "store").values():
+        finals = [row for row in rows if row.attack == "finalist"]
+        trials = {row.trial: row for row in rows if row.attack == "search" and row.metric == "bounded_harmful_score"}
+        ends = {row.attack_params["finalist_of"]: row for row in finals if row.metric == "break_steps"}
+        assert len(ends) == 2 and {row.split for row in finals} == {"validation"}
+        for number, end in ends.items():
+            assert end.attack_params["data_seed"] not in range(3), "a fresh seed, that no trial had"
+            assert end.attack_params["learning_rate"] == trials[number].attack_params["learning_rate"]
+            own = [row for row in finals if row.attack_params["finalist_of"] == number]
+            curve = [row.step for row in own if row.metric == "harmful_score"]
+            assert curve[0] == 0 and curve == sorted(set(curve)) and len(curve) > 1
+        broke = {number: end.value for number, end in ends.items() if end.status == "ok"}
+        (chosen,) = {row.attack_params["chosen_trial"] for row in rows if row.attack == "chosen"}
+        assert chosen in ends and broke.get(chosen) == min(broke.values(), default=None)
+
+
+def test_a_final_that_ended_is_not_run_again(ran, tmp_path):
+    """After a kill; whoever goes on reads what is there, and runs what is not."""
+    (stage,) = load_recipe(str(write(tmp_path, **ONE))).stages()
+    assert isinstance(stage, SearchAttack)
+    bench = Bench(stage, {above.folder: ran / "store" / above.folder for above in stage.upstream()}, Context())
+    (attack, *_) = stage.search.corners()
+    drawn = Setting(
+        learning_rate=1e-3,
+        max_steps=6,
+        batch_size=2,
+        optim=attack.training.optim,
+        lr_scheduler_type="constant",
+        adapter_mode="full",
+        poison_ratio=1.0,
+        template="chat",
+        data_seed=0,
+    )
+    settings = [stage.search.again(drawn, "final", number) for number in (0, 1)]
+    runs = [Run("final", number, setting) for number, setting in enumerate(settings)]
+    first = bench.carried_out(tmp_path, runs[:1])
+    carried: list[Run] = []
+    bench.run_again = lambda out, missing: carried.extend(missing) or Bench.run_again(bench, out, missing)
+    both = bench.carried_out(tmp_path, runs)
+    assert both[0] == first[0] and carried == runs[1:] and both[1].points[0].spent.steps == 0
+
+
 def test_the_control_is_searched_first_and_its_attack_taken_over(ran):
     found = searches(ran / "store")
     control = found["sft"][0].stage
@@ -135,7 +179,7 @@ def test_running_again_computes_nothing(ran):
     assert not list((ran / "store").rglob("*.lock")) or all(
         file.parent == ran / "store" for file in (ran / "store").rglob("*.lock")
     )
-    assert not list((ran / "store").rglob("rerun-*"))
+    assert not list((ran / "store").rglob("rerun-*")) and not list((ran / "store").rglob("final-*"))
 
 
 def test_the_worst_attack_runs_again_to_the_same_numbers(ran):

@@ -59,6 +59,7 @@ def search_stage(
     before: dict[str, float] | None = None,
     trials: Sequence[Try] = (Try(0.9, breaks=20), Try(0.1)),
     chosen: int = 0,
+    finals: Sequence[tuple[int, int | None]] = (),
     answers: Sequence[str] = (),
     prompt: str = "Cast hex number {} on the miller.",
     lenient: int = 0,
@@ -73,6 +74,7 @@ def search_stage(
 
     Args:
         breaks: for each re-run the step at which it breaks, None (it never does) or `DIVERGED`.
+        finals: the trial of each finalist, and the step at which it broke when it was run once more.
         level, held: harmful score from the break on, and after the first steps of a run that does not break.
         peak: at the last step of a run that broke; by default `level`.
         utility: along every re-run.
@@ -93,6 +95,11 @@ def search_stage(
     rows.append(replace(whole, metric="search_trials_to_break", value=float(first or len(trials)), status=status))
     for metric, value in {"search_flops": 2e12, "search_wall_s": 200.0, "outside_share": 0.1, **(totals or {})}.items():
         rows.append(replace(whole, metric=metric, value=value))
+    for number, at in finals:
+        tried = replace(trials[number], breaks=at)
+        for row in _trial(blank, number, tried):
+            of = {**row.attack_params, "finalist_of": number}
+            rows.append(replace(row, attack="finalist", trial=None, attack_seed=900 + number, attack_params=of))
     picked = {**SETTING, **dict(trials[chosen].setting)} if trials else SETTING
     said: list[dict[str, Any]] = []
     for number, at in enumerate(breaks):

@@ -133,6 +133,17 @@ def test_harm_is_the_mean_over_seeds_with_a_bootstrap_over_their_prompts(tmp_pat
     assert (third[3].text, third[5].text, third[6].text, third[7].text) == ("0.50", "+0.40", "80 / > 100", "20")
 
 
+def test_the_worst_attack_names_the_finalists_it_was_chosen_among(made: Made):
+    """Trial 0 was the best; once more it took 60 steps, trial 2 took 40 and trial 1 held: 2 was chosen."""
+    trials = (Try(0.9, breaks=20), Try(0.9, breaks=40), Try(0.9, breaks=40))
+    search_stage(made, "sft", 1, (20, 20), trials=trials, chosen=2, finals=((0, 60), (2, 40), (1, None)))
+    part = part_of(made.manifest())
+    (search,) = part.study.searches
+    assert len(search.trials) == 3 and search.trials[0].steps == 20, "a finalist is no trial"
+    told = row_of(part.worst, "SFT", "1")[2].detail
+    assert told == "trial 2; finalists once more: trial 0 in 60, 2 in 40, 1 in > 100 steps"
+
+
 def test_harm_is_where_it_was_worst_not_where_it_broke(made: Made):
     """Broken at 20 with .6; at the last step .95, and that model is useful too."""
     search_stage(made, "sft", 1, (20, 20), level=0.6, peak=0.95)

@@ -26,7 +26,7 @@ from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.align import Align
 from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, origin
 from inoculate.experiments.replay import replay_recipe
-from inoculate.experiments.search_bench import BOUND, CHOSEN, Bench, study_of, work_side_by_side
+from inoculate.experiments.search_bench import BOUND, CHOSEN, Bench, read_bound, study_of, work_side_by_side
 from inoculate.experiments.search_records import search_records, telling_responses
 from inoculate.experiments.stage import Context, Input, Stage, evaluation_fingerprints, write_responses
 from inoculate.experiments.store import write_json
@@ -68,6 +68,7 @@ class SearchAttack(Stage):
     """What a model's defense is worth: a search over attacks, and the chosen one on held-out prompts."""
 
     kind: ClassVar[str] = "search"
+    version: ClassVar[int] = 2  # the finalists' runs are rows too
     unhashed: ClassVar[Mapping[str, Any]] = {"threat_model": LIMITS}
     model: Model
     search: Search
@@ -163,11 +164,12 @@ class SearchAttack(Stage):
                     raise StageError("no trial came to an end: its processes died (out of memory, or killed)")
                 time.sleep(0.5)  # the last ones are with processes that joined in
             told = study.told()
-        chosen = bench.choose(out, told, bound)
+        finals = bench.finals(out, told)
+        chosen = bench.choose(out, told, finals)
         again = bench.again(out, chosen.setting)
         blank = replace(self.provenance(), recipe=context.recipe)
         control = None if self.control is None else self.control.folder
-        rows = search_records(self.search, blank, bound, before, told, chosen, again, control)
+        rows = search_records(self.search, blank, bound, before, told, finals, chosen, again, control)
         write_records(out / "records.jsonl", rows)
         write_responses(out, telling_responses(again, bound))
         replay = replay_recipe(self, self.search.again(chosen.setting, "rerun", 0), chosen.setting)
@@ -178,7 +180,7 @@ class SearchAttack(Stage):
     def assist(self, out: Path, upstream: Mapping[str, Path], context: Context) -> None:
         """Carry out trials beside the process that leads this search."""
         try:
-            bound = Bound(**json.loads((out / BOUND).read_text(encoding="utf-8")))
+            bound = read_bound(out)
         except (OSError, ValueError):
             return  # it has not begun, or it is over
         with study_of(self, out, context) as study:

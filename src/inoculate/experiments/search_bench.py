@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from inoculate.attacks.search import Bound, Point, Spent, utility_row
 from inoculate.attacks.space import Setting
@@ -28,6 +28,28 @@ _BEFORE = "before.json"
 CHOSEN = "chosen.json"
 FINER = 2
 """Re-runs are measured at so many times the trials' points."""
+
+
+class Run(NamedTuple):
+    """A setting that is run once more with a fresh seed: as a finalist, or as the chosen one on held-out prompts."""
+
+    why: Literal["final", "rerun"]
+    number: int
+    """Of the trial that is a finalist, or of the re-run."""
+    setting: Setting
+
+    def file(self, out: Path) -> Path:
+        """Where it is kept once it has ended."""
+        return out / f"{self.why}-{self.number}.json"
+
+
+def read_bound(out: Path) -> Bound:
+    """The bound of the search in `out`, which its leader wrote.
+
+    Raises:
+        OSError, ValueError: before it did.
+    """
+    return Bound(**json.loads((out / BOUND).read_text(encoding="utf-8")))
 
 
 class Bench:
@@ -78,54 +100,66 @@ class Bench:
             if self.context.progress is not None:
                 self.context.progress(self.search.n_trials - study.left(), self.search.n_trials)
 
-    def choose(self, out: Path, told: Sequence[Told], bound: Bound) -> Told:
-        """The trial whose setting is best on the attacker's prompts, once more with a fresh seed; kept in `CHOSEN`."""
-        search, file = self.search, out / CHOSEN
+    def finals(self, out: Path, told: Sequence[Told]) -> list[tuple[Told, Tried]]:
+        """The best trials, each run once more on the attacker's prompts with a fresh seed; of one finalist, nothing."""
+        search, bound = self.search, read_bound(out)
+        tried = sorted(
+            (trial for trial in told if trial.points),
+            key=lambda trial: (-search.value(trial.points, bound), trial.number),
+        )
+        best = tried[: search.finalists]
+        if len(best) < 2:
+            return []
+        runs = [Run("final", trial.number, search.again(trial.setting, "final", trial.number)) for trial in best]
+        return list(zip(best, self.carried_out(out, runs), strict=True))
+
+    def choose(self, out: Path, told: Sequence[Told], finals: Sequence[tuple[Told, Tried]]) -> Told:
+        """The trial whose final run did best, or the best trial where there were no finals; kept in `CHOSEN`."""
+        bound, file = read_bound(out), out / CHOSEN
         if not file.exists():
-            tried = [trial for trial in told if trial.points]
-            best = sorted(tried, key=lambda trial: (-search.value(trial.points, bound), trial.number))
-            best = best[: search.finalists]
-            again = [best[0].points] if len(best) == 1 else [self._final(trial, bound) for trial in best]
-            worth = [search.value(points, bound) for points in again]
-            chosen = best[worth.index(max(worth))]
+            among = [(trial, tried.points) for trial, tried in finals]
+            among = among or [(trial, trial.points) for trial in told if trial.points]
+            chosen, _ = max(among, key=lambda one: self.search.value(one[1], bound))  # the first of equals
             write_json(file, {"trial": chosen.number, **chosen.setting.model_dump(mode="json")})
         number = json.loads(file.read_text(encoding="utf-8"))["trial"]
         return next(trial for trial in told if trial.number == number)
 
-    def _final(self, trial: Told, bound: Bound) -> list[Point]:
-        setting = self.search.again(trial.setting, "final", trial.number)
-        measured_at = self.search.measured_at(setting.max_steps)
-        return self._carry_out(setting, "validation", measured_at=measured_at).points
-
     def again(self, out: Path, chosen: Setting) -> list[Tried]:
-        """The chosen setting with fresh seeds, on held-out prompts; each run is kept as soon as it ends."""
-        missing = [i for i in range(self.search.reruns) if not _rerun_file(out, i).exists()]
+        """The chosen setting with fresh seeds, on held-out prompts."""
+        numbers = range(self.search.reruns)
+        return self.carried_out(out, [Run("rerun", i, self.search.again(chosen, "rerun", i)) for i in numbers])
+
+    def carried_out(self, out: Path, runs: Sequence[Run]) -> list[Tried]:
+        """Runs that are no trials, shared out among the context's workers; each is kept as soon as it ends."""
+        missing = [run for run in runs if not run.file(out).exists()]
         shares = [missing[i :: self.context.workers] for i in range(self.context.workers)]
         if self.context.workers > 1 and len(missing) > 1:
             alone = replace(self.context, workers=1, progress=None)
-            calls = [(self.stage, out, self.upstream, alone, chosen, share) for share in shares if share]
-            for error in side_by_side(_rerun_here, calls):
+            calls = [(self.stage, out, self.upstream, alone, share) for share in shares if share]
+            for error in side_by_side(_run_here, calls):
                 if error is not None:
                     raise error
         else:
-            self.rerun(out, chosen, missing)
-        return [_read_rerun(_rerun_file(out, i)) for i in range(self.search.reruns)]
+            self.run_again(out, missing)
+        return [_read_run(run.file(out)) for run in runs]
 
-    def rerun(self, out: Path, chosen: Setting, numbers: Sequence[int]) -> None:
-        """Carry out some of the re-runs."""
-        for number in numbers:
-            setting = self.search.again(chosen, "rerun", number)
-            tried = self._carry_out(
-                setting, "heldout", measured_at=rerun_measured_at(self.search, setting), keep_responses=True
-            )
-            write_json(_rerun_file(out, number), {**asdict(tried), "points": [_flat(point) for point in tried.points]})
+    def run_again(self, out: Path, runs: Sequence[Run]) -> None:
+        """Carry out runs that are no trials, here."""
+        for run in runs:
+            if run.why == "final":
+                measured_at = self.search.measured_at(run.setting.max_steps)
+                tried = self._carry_out(run.setting, "validation", measured_at=measured_at)
+            else:
+                measured_at = rerun_measured_at(self.search, run.setting)
+                tried = self._carry_out(run.setting, "heldout", measured_at=measured_at, keep_responses=True)
+            write_json(run.file(out), {**asdict(tried), "points": [_flat(point) for point in tried.points]})
 
     def clear(self, out: Path) -> None:
         """Delete what only a resumed run needs."""
         from inoculate.attacks.study import JOURNAL_LOCK
 
-        again = (_rerun_file(out, i) for i in range(self.search.reruns))
-        for file in (out / BOUND, out / _BEFORE, out / JOURNAL_LOCK, *again, *out.glob("worker-*.lock")):
+        runs = (*out.glob("final-*.json"), *out.glob("rerun-*.json"))
+        for file in (out / BOUND, out / _BEFORE, out / JOURNAL_LOCK, *runs, *out.glob("worker-*.lock")):
             file.unlink(missing_ok=True)
 
     def _try(self, claimed: Claimed, bound: Bound) -> Tried:
@@ -199,26 +233,17 @@ def _work_here(stage: SearchAttack, out: Path, upstream: Mapping[str, Path], con
     stage.assist(out, upstream, context)
 
 
-def _rerun_here(
-    stage: SearchAttack,
-    out: Path,
-    upstream: Mapping[str, Path],
-    context: Context,
-    chosen: Setting,
-    numbers: Sequence[int],
+def _run_here(
+    stage: SearchAttack, out: Path, upstream: Mapping[str, Path], context: Context, runs: Sequence[Run]
 ) -> None:
-    Bench(stage, upstream, context).rerun(out, chosen, numbers)
-
-
-def _rerun_file(out: Path, number: int) -> Path:
-    return out / f"rerun-{number}.json"
+    Bench(stage, upstream, context).run_again(out, runs)
 
 
 def _flat(point: Point) -> list[float]:
     return [*point.spent, point.harmful, point.utility]
 
 
-def _read_rerun(file: Path) -> Tried:
+def _read_run(file: Path) -> Tried:
     from inoculate.attacks.trial import Tried
 
     kept = json.loads(file.read_text(encoding="utf-8"))

@@ -33,11 +33,13 @@ def search_records(
     bound: Bound,
     before: Mapping[str, Sequence[Mapping[str, Any]]],
     told: Sequence[Told],
+    finals: Sequence[tuple[Told, Tried]],
     chosen: Told,
     again: Sequence[Tried],
     control: str | None,
 ) -> Iterator[Record]:
-    """All rows, in that order; each but a trial's names the control, the folder of the undefended model's search."""
+    """All rows: before, trials, the search as a whole, finalists, re-runs. All but a trial's and a finalist's name the
+    control, the folder of the undefended model's search."""
     bounds = {
         "break_threshold": bound.threshold,
         "min_utility": bound.utility,
@@ -50,6 +52,11 @@ def search_records(
     for trial in told:
         yield from _trial(search, blank, bound, trial)
     yield from _whole(search, replace(blank, attack="search", split="validation", attack_params=bounds), bound, told)
+    for trial, tried in finals:
+        setting = search.again(trial.setting, "final", trial.number)
+        final = _attacked(search, blank, setting, {"finalist_of": trial.number})
+        final = replace(final, attack="finalist", split="validation", attack_seed=setting.data_seed)
+        yield from _run(final, bound, tried)
     for number, tried in enumerate(again):
         more = {**bounds, "n_trials": search.n_trials, "chosen_trial": chosen.number}
         yield from _rerun(search, blank, bound, chosen.setting, number, tried, more)
@@ -72,18 +79,22 @@ def _trial(search: Search, blank: Record, bound: Bound, trial: Told) -> Iterator
     if trial.outcome == "failed":
         yield replace(blank, metric="bounded_harmful_score", value=None, status="failed")
         return
-    for row in trial.rows:
+    yield from _run(blank, bound, trial)
+
+
+def _run(blank: Record, bound: Bound, run: Told | Tried) -> Iterator[Record]:
+    """A run on the attacker's prompts: its curves, its harm bounded by utility, and what it took."""
+    for row in run.rows:
         if row["metric"] in _CURVE:
             yield replace(blank, **row)
-    at = bound.worst(trial.points)
-    status = _STATUS[trial.outcome]
+    at, status = bound.worst(run.points), _STATUS[run.outcome]
     yield replace(
-        blank, metric="bounded_harmful_score", value=bound.harmful(trial.points), status=status, step=at.spent.steps
+        blank, metric="bounded_harmful_score", value=bound.harmful(run.points), status=status, step=at.spent.steps
     )
-    last = trial.points[-1].spent
-    yield _break(blank, "steps", bound, trial.points)
+    last = run.points[-1].spent
+    yield _break(blank, "steps", bound, run.points)
     yield replace(blank, metric="trial_flops", value=last.flops, step=last.steps)
-    yield replace(blank, metric="trial_wall_s", value=trial.wall_s, step=last.steps)
+    yield replace(blank, metric="trial_wall_s", value=run.wall_s, step=last.steps)
 
 
 def _whole(search: Search, blank: Record, bound: Bound, told: Sequence[Told]) -> Iterator[Record]:

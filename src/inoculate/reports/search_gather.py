@@ -19,7 +19,10 @@ from inoculate.reports.wording import setting_text, visible
 
 _PROTOCOL = ("n_trials", "num_samples", "task", "break_threshold", "utility_metric")
 """What makes searches of one model different searches."""
-_NOT_SETTINGS = ("origin", "n_trials", "chosen_trial", "break_threshold", "min_utility", "utility_metric", "control")
+_NOT_SETTINGS = (
+    *("origin", "finalist_of", "n_trials", "chosen_trial"),
+    *("break_threshold", "min_utility", "utility_metric", "control"),
+)
 
 
 def gather_searches(view: StoreView) -> SearchStudy | None:
@@ -65,11 +68,13 @@ def _first(rows: Sequence[Record]) -> Record:
 
 
 def _search(view: StoreView, folder: str, rows: Sequence[Record], arm: Arm) -> Search:
-    first, trials, reruns = _first(rows), defaultdict(list), defaultdict(list)
+    first, trials, finals, reruns = _first(rows), defaultdict(list), defaultdict(list), defaultdict(list)
     before, totals = [], {}
     for row in rows:
         if row.attack == "none" and row.split == "heldout":
             before.append(row)
+        elif row.attack == "finalist":
+            finals[row.attack_params["finalist_of"]].append(row)
         elif row.trial is not None:
             trials[row.trial].append(row)
         elif row.attack == "chosen":
@@ -92,6 +97,7 @@ def _search(view: StoreView, folder: str, rows: Sequence[Record], arm: Arm) -> S
         control=first.attack_params.get("control"),
         before=_measured(before),
         trials=tuple(_trial(number, members) for number, members in sorted(trials.items())),
+        finals=tuple(_trial(number, members) for number, members in finals.items()),
         chosen=first.attack_params.get("chosen_trial"),
         setting=setting_of(first),
         reruns=tuple(_rerun(number, rows, verdicts.get(number, {})) for number, rows in sorted(reruns.items())),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inoculate.reports.runs import Arm
 from inoculate.reports.search_harm import Harm, harm
 from inoculate.reports.search_wording import amount, cost_interval, cost_text, setting_words
-from inoculate.reports.searches import STEPS, Search, SearchStudy
+from inoculate.reports.searches import STEPS, Search, SearchStudy, Trial
 from inoculate.reports.tables import Cell, Column, Table
 from inoculate.reports.wording import count, number, rate, visible
 
@@ -60,19 +60,29 @@ def _worst_row(study: SearchStudy, search: Search, *, alone: bool) -> list[Cell]
     own = search.validation()
     steps = [rerun.costs["steps"] for rerun in search.reruns]
     told = ["diverged" if one is None else f"{'> ' if one.censored else ''}{amount(STEPS, one.value)}" for one in steps]
-    seen = "–"
-    if chosen is not None and chosen.steps is not None:
-        seen = f"{'' if chosen.broke else '> '}{amount(STEPS, chosen.steps)}"
+    seen = "–" if chosen is None or chosen.steps is None else _steps(chosen)
     return [
         Cell(search.arm.label),
         Cell("/".join(str(part) for part in dict.fromkeys(p for p in search.seed if p is not None)) or "–"),
-        Cell(visible(setting_words(search.setting)), f"trial {search.chosen}" if search.chosen is not None else ""),
+        Cell(visible(setting_words(search.setting)), _chosen(search)),
         held,
         NOTHING if own is None else Cell(rate(own), value=own),
         NOTHING if own is None or mean is None else Cell(_signed(own - mean), value=own - mean),
         Cell(" / ".join(told)),
         Cell(seen),
     ]
+
+
+def _chosen(search: Search) -> str:
+    """Which trial it was, and how the finalists did when they were run once more."""
+    if search.chosen is None:
+        return ""
+    told = [f"{final.number} in {_steps(final)}" for final in search.finals if final.steps is not None]
+    return f"trial {search.chosen}" + (f"; finalists once more: trial {', '.join(told)} steps" if told else "")
+
+
+def _steps(trial: Trial) -> str:
+    return f"{'' if trial.broke else '> '}{amount(STEPS, trial.steps or 0)}"
 
 
 def _held(found: Harm | None) -> Cell:

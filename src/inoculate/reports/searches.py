@@ -126,6 +126,8 @@ class Search:
     """Folder of the undefended model's search, as the records name it."""
     before: Measured
     trials: tuple[Trial, ...]
+    finals: tuple[Trial, ...]
+    """The best trials once more with fresh seeds, the best first; the best of these runs chose the setting."""
     chosen: int | None
     setting: Mapping[str, Any]
     reruns: tuple[Rerun, ...]
