@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from inoculate.evals.survival import cost_ratio, kaplan_meier, median_cost
 
@@ -166,7 +167,7 @@ def test_a_known_ratio_is_found_and_clear_of_1():
     (ours, mine), (theirs, others) = arm(rng, 400), arm(rng, 50)
     found = cost_ratio(ours, theirs, (mine, others), resamples=400)
     assert found.low is not None and found.high is not None and found.value is not None
-    assert 1 < found.low < 8 < found.high < 25 and not found.at_least
+    assert 1 < found.low < 8 < found.high < 50 and not found.at_least
     turned = cost_ratio(theirs, ours, (others, mine), resamples=400)
     assert turned.value == pytest.approx(1 / found.value)
 
@@ -177,6 +178,33 @@ def test_what_held_out_is_a_lower_bound():
     found = cost_ratio(ours, theirs, (mine, others), resamples=200)
     assert found.at_least and found.high is None and found.value is not None and found.low is not None
     assert found.value == pytest.approx(200 / median_cost(*theirs).value) and found.low > 1
+
+
+def stretched(value: float, end: float, n: int, level: float) -> float:
+    """An end of an interval of n clusters, further from the value than its percentile."""
+    longer = stats.t(n - 1).ppf((1 + level) / 2) / stats.norm.ppf((1 + level) / 2) * math.sqrt(n / (n - 1))
+    return value * (end / value) ** longer if 0 < end < math.inf else end
+
+
+def test_three_seeds_reach_further_than_their_extremes():
+    """Ratios of 1, 2 and 4: percentiles end at 1 and 4; Student's t of two degrees asks for 2.689 times as far."""
+    seeds = ["a", "b", "c"]
+    found = cost_ratio(([10.0, 40, 160], [False] * 3), ([10.0, 20, 40], [False] * 3), (seeds, seeds))
+    longer = 4.302653 / 1.959964 * math.sqrt(3 / 2)
+    assert found.value == 2 and longer == pytest.approx(2.6887, abs=1e-4)
+    assert (found.low, found.high) == pytest.approx((2 / 2**longer, 2 * 2**longer), rel=1e-4)
+
+
+def test_one_seed_has_no_interval_however_many_runs():
+    found = cost_ratio(([40.0] * 9, [False] * 9), ([20.0] * 9, [False] * 9), ([1] * 9, [1] * 9))
+    assert found == (2, 0, None, False)
+
+
+def test_a_ratio_of_0_keeps_its_percentiles():
+    """Broken before the first step in two of three seeds."""
+    seeds = ["a", "b", "c"]
+    found = cost_ratio(([0.0, 0, 8], [False] * 3), ([8.0, 8, 8], [False] * 3), (seeds, seeds))
+    assert found == (0, 0, 1, False)
 
 
 def exact_interval(ours, theirs, level):
@@ -210,7 +238,11 @@ def test_against_all_resamples(ours, theirs, level):
     arms = [tuple(map(list, zip(*arm, strict=True))) for arm in (ours, theirs)]
     found = cost_ratio(arms[0], arms[1], level=level, resamples=20_000)
     low, high = exact_interval(ours, theirs, level)
-    assert (found.low, math.inf if found.high is None else found.high) == (low, high)
+    middle = exact_median(theirs)
+    if 0 < middle < math.inf:
+        value = min(exact_median(ours), max(cost for cost, _ in ours)) / middle
+        low, high = (stretched(value, end, 3, level) for end in (low, high))
+    assert (found.low, math.inf if found.high is None else found.high) == pytest.approx((low, high))
     assert found.at_least == (exact_median(ours) == math.inf)
 
 
@@ -218,7 +250,7 @@ def test_what_never_broke_is_as_sure_as_what_it_is_compared_with():
     """Ours held for 200 in each run, but theirs broke at 10 to 50: the low end is not the value."""
     found = cost_ratio(([200.0] * 5, [True] * 5), ([10.0, 20, 30, 40, 50], [False] * 5))
     assert found.value == 200 / 30 and found.at_least and found.high is None
-    assert found.low == 200 / 50
+    assert found.low == pytest.approx(stretched(200 / 30, 200 / 50, 5, 0.95))
 
 
 def test_shared_seeds_are_drawn_together():
@@ -234,9 +266,9 @@ def test_shared_seeds_are_drawn_together():
 
 def test_a_seed_brings_all_its_runs():
     """Seed a has three runs at 100, b one at 10. Of aa, ab, ba and bb, only bb has its median at 10: a quarter."""
-    arms = ([100.0, 100, 100, 10], [False] * 4), ([1.0], [False])
-    found = [cost_ratio(*arms, ("aaab", "c"), level=level).low for level in (0.4, 0.6)]
-    assert found == [100, 10]
+    arms = ([100.0, 100, 100, 10], [False] * 4), ([1.0, 1], [False] * 2)
+    found = [cost_ratio(*arms, ("aaab", "cd"), level=level).low for level in (0.4, 0.6)]
+    assert found == [100, pytest.approx(stretched(100, 10, 2, 0.6))]
 
 
 @pytest.mark.parametrize("wrong", [{"level": 0}, {"level": 1}, {"resamples": 0}, {"clusters": ([1, 2], [1])}])
