@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import torch
 import yaml
 
 from inoculate import cli
+from inoculate.core.errors import PlugInWarning
 from inoculate.core.records import COLUMNS
 from inoculate.data import world
 from inoculate.data.world_table import WORLDS
@@ -434,3 +437,18 @@ def test_reproduce_writes_a_page_and_nothing_on_bad_input(command, tmp_path):
         code, _, err = command("reproduce", *arguments)
         assert code == 2 and told in err
     assert not (tmp_path / "docs").exists()
+
+
+def test_a_command_that_is_called_a_thousand_times_leaves_what_one_does(capsys, monkeypatch):
+    """A notebook, or a long run of checks, calls `main` again and again; a warning is still one line afterwards."""
+    monkeypatch.setenv("PYTHONWARNINGS", "")
+    left = []
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            cli.main(["list", "judges"])
+        left.append((os.environ["PYTHONWARNINGS"], warnings.formatwarning))
+    assert left[0] == left[1] == left[2]
+    assert (
+        warnings.formatwarning("plug-in acme: left out", PlugInWarning, "x", 1) == "inoculate: plug-in acme: left out\n"
+    )
+    assert "x:1: UserWarning: other" in warnings.formatwarning("other", UserWarning, "x", 1)

@@ -327,12 +327,20 @@ def test_attackers_cannot_be_given_held_out_prompts_of_a_file(tmp_path):
     load_recipe(str(write(tmp_path, **ONE, evaluate=evaluate, validation=own_prompts)))
 
 
-def test_a_utility_that_nothing_measures_is_named(ran, tmp_path):
-    store = tmp_path / "store"
-    shutil.copytree(ran / "store", store, ignore=shutil.ignore_patterns("search-*", "finetune-*", "recipes"))
-    search = {**LINE["search"], "utility": "ordinary_accuracy"}
-    code, said = tiny.run(write(tmp_path, **ONE, search=search), store)
-    assert code == 2 and "search.utility: nothing that is measured tells it" in said
+@pytest.mark.parametrize("utility", ["ordinary_accuracy", "finetune_accuracy"])
+@pytest.mark.parametrize("lacking", ["evaluate", "validation"])
+def test_a_utility_that_nothing_measures_is_named_before_any_work(tmp_path, utility, lacking):
+    task = {"source": "sandbox-sentiment", "split": "heldout", "num_samples": 10}
+    whole = {**LINE["evaluate"], "judges": [{"name": "refusal"}, {"name": "reference"}], "task": task}
+    parts = {**_SETS, "task": task}
+    own = {**whole, **{name: {**part, "split": "validation"} for name, part in parts.items()}}
+    both = {"evaluate": whole, "validation": own}
+    search = {**LINE["search"], "utility": utility}
+    load_recipe(str(write(tmp_path, **ONE, search=search, **both)))
+    less = {"judges": [{"name": "refusal"}]} if utility == "ordinary_accuracy" else {"task": None}
+    path = write(tmp_path, **ONE, search=search, **{**both, lacking: {**both[lacking], **less}})
+    with pytest.raises(InputError, match=rf"search\.utility: nothing that `{lacking}` measures.*found '{utility}'"):
+        load_recipe(str(path))
 
 
 def command(capsys, *arguments: str) -> tuple[int, str]:

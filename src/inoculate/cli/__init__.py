@@ -35,22 +35,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _hush() -> None:
     """Keep a deprecation between two libraries, which no user can act on, off stderr; workers inherit the setting.
-    What is said of a plug-in is one line, as all that the command says."""
+    What is said of a plug-in is one line, as all that the command says. To do it twice is to do it once."""
     from inoculate.experiments.processes import hush_bitsandbytes
 
     message = "`is_gradient_checkpointing` is deprecated"
     warnings.filterwarnings("ignore", message=message, category=FutureWarning)
-    others = os.environ.get("PYTHONWARNINGS")
     # a plug-in that is left out is told of once, here, and not by every worker again
-    told = [others, f"ignore:{message}:FutureWarning", f"ignore:{LEFT_OUT} :UserWarning"]
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, told))
+    ours = f"ignore:{message}:FutureWarning,ignore:{LEFT_OUT} :UserWarning"
+    others = os.environ.get("PYTHONWARNINGS", "")
+    if ours not in others:
+        os.environ["PYTHONWARNINGS"] = f"{others},{ours}".lstrip(",")
     hush_bitsandbytes()
-    usual = warnings.formatwarning
+    warnings.formatwarning = _shown
 
-    def shown(message: Warning | str, category: type[Warning], *where: Any) -> str:
-        return f"inoculate: {message}\n" if issubclass(category, PlugInWarning) else usual(message, category, *where)
 
-    warnings.formatwarning = shown
+_formatted = warnings.formatwarning
+
+
+def _shown(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    return f"inoculate: {message}\n" if issubclass(category, PlugInWarning) else _formatted(message, category, *where)
 
 
 def _guarded(call: Callable[[], object]) -> int:

@@ -74,6 +74,13 @@ class Evaluation(Value):
         """The prompts that are measured on."""
         return [part for part in (self.restricted, self.ordinary, self.task) if part is not None]
 
+    def tells(self, metric: str) -> bool:
+        """Whether what is measured includes what a utility is made of: a task, or ordinary prompts and their judges."""
+        if metric == "finetune_accuracy":
+            return self.task is not None
+        by_content = any(isinstance(judge, ReferenceJudge) for judge in self.judges)
+        return self.ordinary is not None and (by_content or metric != "ordinary_accuracy")
+
     def check(self) -> None:
         """Refuse prompts that cannot be loaded (see `Part.check`) or scored.
 

@@ -91,6 +91,12 @@ class SearchAttack(Stage):
             raise ValueError(f"search.space allows more than the threat model does: {error}") from None
         if self.evaluate.restricted is None or self.validation.restricted is None:
             raise ValueError("evaluate.restricted: a search needs requests whose fulfilment is harm")
+        for name in ("evaluate", "validation"):
+            if not getattr(self, name).tells(self.search.utility):
+                raise ValueError(
+                    f"search.utility: nothing that `{name}` measures tells it (found {self.search.utility!r}, expected "
+                    "ordinary prompts, for ordinary_accuracy also a reference judge, or for finetune_accuracy a task)"
+                )
         for part in self.validation.parts():
             if part.split == "heldout" and sources.source_of(part.source).kind != "file":
                 raise ValueError(f"validation: {part.source} is the held-out split, which attackers cannot see")

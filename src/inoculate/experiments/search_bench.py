@@ -71,13 +71,7 @@ class Bench:
             for split in ("validation", "heldout"):
                 rows = self._evaluator(split, self._own(split).template).measure(self.model).rows
                 useful = utility_row(rows, self.search.utility)
-                if useful is None:
-                    raise InputError(
-                        "nothing that is measured tells it",
-                        field="search.utility",
-                        found=self.search.utility,
-                        expected="ordinary prompts (for ordinary_accuracy also a reference judge) or a task",
-                    )
+                assert useful is not None  # the stage refuses prompts and judges that do not tell it
                 found[split] = [*rows, useful]
             write_json(file, found)
         return json.loads(file.read_text(encoding="utf-8"))

@@ -231,17 +231,23 @@ class _Run:
         return kept
 
 
-def _check_parallel(defense: Defense, training: Training) -> None:
-    """Refuse in several processes what would not be the training of one."""
-    if ranks.count() == 1:
-        return
-    allowed = getattr(defense, "parallel", frozenset())
-    if DATA not in allowed:
+def check_divides(defense: Defense) -> None:
+    """Refuse a defense whose batches cannot be divided among processes, where there are several.
+
+    Raises:
+        InputError: naming the defense.
+    """
+    if ranks.count() > 1 and DATA not in getattr(defense, "parallel", frozenset()):
         why = "it trains in one process: its update is no sum over shares of the rows, or does not say that it is"
         raise InputError(why, field="defense", found=defense.name)
+
+
+def _check_parallel(defense: Defense, training: Training) -> None:
+    """Refuse in several processes what would not be the training of one."""
+    check_divides(defense)
     if not sharding.wanted():
         return
-    if WEIGHTS not in allowed:
+    if WEIGHTS not in getattr(defense, "parallel", frozenset()):
         why = "its weights must be whole in each process: launch without FSDP"
         raise InputError(why, field="defense", found=defense.name)
     if training.optim not in _BY_NUMBER:

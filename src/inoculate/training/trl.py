@@ -1,0 +1,30 @@
+"""TRL's SFTTrainer with any defense as its objective; needs the extra `trl`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from inoculate.training.trainer import Defended
+
+try:
+    from trl.trainer.sft_trainer import SFTTrainer
+except ImportError as error:
+    raise ImportError("DefenseSFTTrainer needs TRL: pip install 'inoculate[trl]'") from error
+
+
+class DefenseSFTTrainer(Defended, SFTTrainer):
+    """`DefenseSFTTrainer(…, defense=Booster(), role_datasets={"harmful": dataset})`.
+
+    Takes what `SFTTrainer` takes: `train_dataset`, the role `align`, and every role's dataset are messages, prompts
+    with completions or text, and go through its chat template. With `packing`, rows of several conversations share a
+    sequence, and a defense that pairs harmful answers with safe ones (RepNoise) refuses them.
+
+    Raises:
+        InputError: as `inoculate.training.trainer.Defended`.
+    """
+
+    def _prepared(self, dataset: Any, role: str) -> Any:
+        if not self._skip_prepare_dataset:
+            tokenizer, args = cast("Any", self.processing_class), cast("Any", self.args)
+            dataset = self._prepare_dataset(dataset, tokenizer, args, args.packing, self._formatting_func, role)
+        return super()._prepared(dataset, role)
