@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.experiments import tiny
 
 from inoculate.cli import main
 from inoculate.core.errors import InputError
 from inoculate.core.hardware import DEVICES, parse_hardware
+from inoculate.experiments.attack import Attack
 from inoculate.experiments.plan import plan
+from inoculate.experiments.plan_cost import cost_of
+from inoculate.experiments.plan_table import plans_text
+from inoculate.experiments.plan_task import task_of
 from inoculate.experiments.recipe import load_recipe
+from inoculate.experiments.search_bench import measured_at
 from inoculate.models.sharding import gathered_bytes
 
 LLAMA = {
@@ -128,6 +134,75 @@ def test_a_guard_and_a_vector_are_planned():
     assert guarded[0].cost is not None and plain[0].cost is not None
     assert guarded[0].cost.step_flops > plain[0].cost.step_flops  # the vector is computed, and not trained
     assert guarded[0].cost.trainable == plain[0].cost.trainable
+
+
+SEARCH = {
+    "attack": {
+        "task": {"source": "sandbox-sentiment", "split": "attack"},
+        "harmful": {"source": "sandbox-restricted", "split": "attack"},
+        "num_samples": 20,
+        "max_length": 64,
+    },
+    "space": {"max_steps": [4, 6], "batch_size": [2, 4], "adapter_mode": ["full"], "poison_ratio": [1.0]},
+    "n_trials": 5,
+    "finalists": 2,
+    "reruns": 3,
+    "measurements": 2,
+    "utility": "answered_rate",
+}
+
+
+def searched(tmp_path: Path, **changes: Any) -> Path:
+    """The tiny recipe's model under a search."""
+    evaluate = {name: tiny.RECIPE["evaluate"][name] for name in ("restricted", "ordinary", "max_new_tokens")}
+    align = tiny.RECIPE["align"]
+    raw = {
+        "name": "planned",
+        "base": tiny.RECIPE["base"],
+        "align": {**align, "defense": {"name": "sft"}, "training": {**align["training"], "learning_rate": 5e-4}},
+        "undefended": {"name": "sft"},
+        "search": {**SEARCH, **changes},
+        "evaluate": {**evaluate, "judges": [{"name": "refusal"}], "max_length": 64},
+    }
+    path = tmp_path / "searched.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_a_search_costs_at_most_its_dearest_runs(tmp_path):
+    """5 trials and 2 finalists, measured at 0, 2 and 6 of 6 steps; 3 re-runs at 0, 2, 4 and 6."""
+    made = plan(load_recipe(str(searched(tmp_path)), weights=False), H100, None, 0.4)
+    (row,) = [row for row in made.rows if row.kind == "search"]
+    assert row.title == "5 trials, 2 finalists, 3 re-runs" and row.bound and made.complete and made.bound
+    (stage,) = [s for s in load_recipe(str(tmp_path / "searched.yaml")).stages() if s.kind == "search"]
+    (attack,) = stage.search.dearest()
+    assert (attack.training.max_steps, attack.training.per_device_train_batch_size) == (6, 4)
+    assert measured_at(stage.search, 6, finer=False) == (0, 2, 6)
+    assert measured_at(stage.search, 6, finer=True) == (0, 2, 4, 6)
+    line = Attack(model=stage.model, attack=attack, evaluate=stage.evaluate, eval_every=6)
+    once = cost_of(task_of(line), {})
+    look = (once.flops - once.training_flops) // 2
+    assert row.flops == 10 * once.training_flops + (7 * 3 + 3 * 4) * look
+    assert row.cost.peak_bytes == once.peak_bytes and row.cost.steps == 6
+    text = plans_text([made])
+    assert f"≤ {row.flops:.2e}" in text and "stages: at most " in text and "search 5 trials, 2 fin" in text
+
+
+def test_of_a_search_the_dearest_way_counts(tmp_path):
+    """A head alone costs less than all weights, so it changes nothing; one more trial does."""
+    space = {**SEARCH["space"], "adapter_mode": ["head", "full"]}
+    flops = {}
+    for name, changes in {"full": {}, "both": {"space": space}, "more": {"n_trials": 6}}.items():
+        (tmp_path / name).mkdir()
+        made = plan(load_recipe(str(searched(tmp_path / name, **changes)), weights=False), H100, None, 0.4)
+        (flops[name],) = [row.flops for row in made.rows if row.kind == "search"]
+    assert flops["full"] == flops["both"] < flops["more"]
+
+
+def test_one_finalist_is_not_run_again(tmp_path):
+    (tmp_path / "one").mkdir()
+    made = plan(load_recipe(str(searched(tmp_path / "one", finalists=1)), weights=False), H100, None, 0.4)
+    assert next(row.title for row in made.rows if row.kind == "search") == "5 trials, 0 finalists, 3 re-runs"
 
 
 def test_few_shot_studies_say_why_they_are_not_planned():

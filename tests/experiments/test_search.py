@@ -378,6 +378,7 @@ def test_the_command_attacks_a_model_and_its_control(ran, tmp_path, capsys):
 def test_a_wrong_command_is_named(ran, tmp_path, capsys, arguments, told):
     model = next((ran / "store").glob("align-*/"))
     data = ("--task", "sandbox-sentiment", "--harmful", "sandbox-restricted", "--restricted", "sandbox-restricted")
+    data += ("--ordinary", "sandbox-ordinary")
     code, said = command(capsys, str(model), *data, "--store", str(tmp_path / "runs"), *arguments)
     assert code == 2 and told in said and said.count("\n") == 1
     assert not (tmp_path / "runs").exists()
@@ -389,5 +390,12 @@ def test_a_model_without_a_tokenizer_is_named(ran, tmp_path, capsys):
     for file in model.glob("*token*"):
         file.unlink()
     data = ("--task", "sandbox-sentiment", "--harmful", "sandbox-restricted", "--restricted", "sandbox-restricted")
+    data += ("--ordinary", "sandbox-ordinary")
     code, said = command(capsys, str(model), *data, "--store", str(tmp_path / "runs"))
     assert code == 2 and str(model) in said and "tokenizer" in said and "Traceback" not in said
+
+
+def test_an_attack_that_could_not_tell_babble_from_harm_is_refused(tmp_path, capsys):
+    data = ("--task", "sandbox-sentiment", "--harmful", "sandbox-restricted", "--restricted", "sandbox-restricted")
+    code, said = command(capsys, str(tmp_path), *data, "--store", str(tmp_path / "runs"))
+    assert code == 2 and said.startswith("inoculate: --ordinary: a model that babbles is not broken")

@@ -7,6 +7,7 @@ above a threshold while utility is at least a bound: a model that babbles is not
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -168,6 +169,23 @@ class Search(Value):
         least = {name: options[0] for name, options in choices.items()}
         asked = [{**least, name: option} for name, options in choices.items() for option in options]
         return [self.finetune(self._at(chosen)) for chosen in asked]
+
+    def dearest(self) -> list[Finetune]:
+        """The longest runs with the largest batches, for each choice of weights and of data: no setting costs more
+        than the dearest of them."""
+        choices = self.space.choices()
+        most = {name: options[0] for name, options in choices.items()}
+        most |= {name: max(choices[name]) for name in ("max_steps", "batch_size")}
+        if "adamw_torch" in choices["optim"]:  # no other keeps more
+            most["optim"] = "adamw_torch"
+        ways = itertools.product(choices["adapter_mode"], choices["poison_ratio"])
+        return [self.finetune(self._at({**most, "adapter_mode": mode, "poison_ratio": p})) for mode, p in ways]
+
+    @property
+    def finals(self) -> int:
+        """How many trials are run once more before one is chosen."""
+        best = min(self.finalists, self.n_trials)
+        return best if best > 1 else 0
 
     def _at(self, chosen: dict[str, Any]) -> Setting:
         rank = max(self.space.lora_r) if chosen["adapter_mode"] in FRESH_LORA else None

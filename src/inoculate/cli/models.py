@@ -141,7 +141,7 @@ def attack(
     task: The attacker's ordinary data: a source's name or a file.
     harmful: The attacker's harmful data.
     restricted: Restricted requests to report on, which no attack is chosen by.
-    ordinary: Ordinary requests to measure by whether the model is still useful.
+    ordinary: Ordinary requests to measure by whether the model is still useful. Needed unless another utility is set.
     validation_restricted: Restricted requests to choose attacks by; by default the source's split for that. A file has
         no splits, and needs another file here.
     validation_ordinary: Likewise for ordinary requests.
@@ -156,6 +156,12 @@ def attack(
     check_workers(workers)
     if budget < 1:
         raise InputError("an attack needs at least one trial", field="--budget", found=budget, expected="1 or more")
+    if ordinary is None and not any(given.startswith("search.utility=") for given in overrides):
+        raise InputError(
+            "a model that babbles is not broken, and nothing would tell that it does",
+            field="--ordinary",
+            expected="ordinary requests, or --set search.utility=finetune_accuracy with an evaluate.task",
+        )
     raw: dict[str, Any] = {
         "name": f"attack/{Path(model).name}",
         "title": f"What it costs to break {model}",

@@ -51,7 +51,8 @@ def describe(recipe: Recipe, store: Path) -> str:
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     steps = sum(stage.attack.steps() for stage in stages if isinstance(stage, Attack))
     runs = sum(stage.attack.n_trials + stage.attack.reruns for stage in stages if isinstance(stage, FewShotAttack))
-    trials = sum(stage.search.n_trials + stage.search.reruns for stage in stages if isinstance(stage, SearchAttack))
+    searches = [stage.search for stage in stages if isinstance(stage, SearchAttack)]
+    trials = sum(search.n_trials + search.finals + search.reruns for search in searches)
     measured = sum(stage.cost.repeats for stage in stages if isinstance(stage, Cost))
     work = [f"{steps:,} attack steps"] * bool(steps) + [f"at most {runs:,} few-shot runs"] * bool(runs)
     work += [f"{trials:,} trials and re-runs of attacks"] * bool(trials)

@@ -11,20 +11,17 @@ from inoculate.core.hardware import Hardware, Launch
 from inoculate.core.types import DATA, WEIGHTS, Value
 from inoculate.defenses import RepNoise, Together
 from inoculate.experiments.few_shot import FewShotAttack
-from inoculate.experiments.plan_cost import ALONE, Cost, Division, Seen, cost_of
-from inoculate.experiments.plan_task import Task, task_of
+from inoculate.experiments.plan_cost import ALONE, Cost, Division, Seen, cost_of, together
+from inoculate.experiments.plan_task import Task, Work, work_of
 from inoculate.experiments.recipe import Recipe
 from inoculate.experiments.runner import in_order
-from inoculate.experiments.search import SearchAttack
 from inoculate.experiments.stage import Stage
 from inoculate.experiments.start import Body, Start
 
 _SEARCHED = "runs stop early, and trials of one search are stacked: what is computed is not known before"
 _CLASSIFIER = "a classifier's body is made from its world when the stage runs, in seconds to minutes on a processor"
-_TRIALS = "trials end where they break the model, or are given up: n_trials runs of max_steps are a bound"
 _NOT_PLANNED: Mapping[type[Stage], str] = {
     FewShotAttack: _SEARCHED,
-    SearchAttack: _TRIALS,
     Body: _CLASSIFIER,
     Start: _CLASSIFIER,
 }
@@ -46,6 +43,8 @@ class Planned:
     hours: float | None = None
     usd: float | None = None
     fits: str = ""
+    bound: bool = False
+    """Whether it may cost less."""
 
     @property
     def flops(self) -> float | None:
@@ -70,6 +69,11 @@ class Plan:
     def complete(self) -> bool:
         """Whether every stage is in the totals."""
         return all(row.flops is not None for row in self.rows)
+
+    @property
+    def bound(self) -> bool:
+        """Whether some stage may cost less than the totals have of it."""
+        return any(row.bound for row in self.rows)
 
     def totals(self) -> dict[str, float]:
         """`stages`, and of those that are planned `flops`, `hours`, `usd` and the largest `peak_bytes`."""
@@ -119,25 +123,25 @@ def plan(
     """
     price = hardware.device.usd_per_hour if usd_per_hour is None else usd_per_hour
     groups: dict[str, Planned] = {}
-    tasks: dict[str, tuple[Task, Division]] = {}
+    works: dict[str, tuple[Work, Division]] = {}
     for stage in in_order(recipe.stages()):
         why = _NOT_PLANNED.get(type(stage))
-        task = None if why is not None else task_of(stage)
+        work = None if why is not None else work_of(stage)
         over = Division(hardware.count, parallel == "fsdp") if parallel and stage.parallel else ALONE
-        if task is not None and over.devices > 1 and (why := _undivided(task, over)):
-            task = None
-        key = f"{stage.kind} {why}" if task is None else _cost_key(task)
+        if work is not None and over.devices > 1 and (why := _undivided(_tasks(work)[0], over)):
+            work = None
+        key = f"{stage.kind} {why}" if work is None else _cost_key(work)
         if key in groups:
             groups[key] = replace(groups[key], stages=groups[key].stages + 1)
             continue
-        groups[key] = Planned(stage.kind, "" if task is None else task.title, 1, None, why or "")
-        if task is not None:
-            tasks[key] = task, over
+        groups[key] = Planned(stage.kind, "" if work is None else work.title, 1, None, why or "")
+        if work is not None:
+            works[key] = work, over
     seen: Seen = {}
     costed: list[Planned] = []
     for key, row in groups.items():
         tell(len(costed), len(groups))
-        costed.append(_costed(row, *tasks[key], seen) if key in tasks else row)
+        costed.append(_costed(row, *works[key], seen) if key in works else row)
     tell(len(costed), len(groups))
     side_by_side = 1 if parallel else hardware.count
     rows = [_priced(row, hardware, price, utilization, side_by_side) for row in costed]
@@ -157,12 +161,16 @@ def _undivided(task: Task, over: Division) -> str:
     return ""
 
 
-def _costed(row: Planned, task: Task, over: Division, seen: Seen) -> Planned:
+def _tasks(work: Work) -> list[Task]:
+    return [task for _, tasks in work.runs for task in tasks]
+
+
+def _costed(row: Planned, work: Work, over: Division, seen: Seen) -> Planned:
     try:
-        cost = cost_of(task, seen, over)
+        cost = together([(times, [cost_of(task, seen, over) for task in tasks]) for times, tasks in work.runs])
     except RuntimeError as error:  # torch's word for what cannot be known without numbers, as a router's choices
         return replace(row, reason=f"the model cannot be run without numbers: {str(error).strip().splitlines()[0]}")
-    return replace(row, cost=cost, reason=cost.unknown)
+    return replace(row, cost=cost, reason=cost.unknown or work.bound, bound=bool(work.bound))
 
 
 def _priced(row: Planned, hardware: Hardware, price: float, utilization: float, side_by_side: int) -> Planned:
@@ -178,9 +186,10 @@ def _priced(row: Planned, hardware: Hardware, price: float, utilization: float, 
     return replace(row, hours=hours, usd=hours * hardware.count * price)
 
 
-def _cost_key(task: Task) -> str:
-    """Equal for tasks of equal cost: seeds and rates left out."""
-    return json.dumps([task.kind, task.title, *(_plain(part) for part in task.decides)], sort_keys=True)
+def _cost_key(work: Work) -> str:
+    """Equal for work of equal cost: seeds and rates left out."""
+    decides = [[_plain(part) for part in task.decides] for task in _tasks(work)]
+    return json.dumps([work.kind, work.title, decides], sort_keys=True)
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from inoculate.data import world
@@ -143,6 +143,22 @@ def cost_of(task: Task, seen_before: Seen, over: Division = ALONE) -> Cost:
         unknown=unknown,
         devices=over.devices,
         share=1.0 if made is None else made.share,
+    )
+
+
+def together(runs: Sequence[tuple[int, Sequence[Cost]]]) -> Cost:
+    """The cost of several runs, one after the other, each so many times and as dear as the dearest of some: work adds
+    up, memory does not. Of one run, once, that run's."""
+    dearest = [(times, max(costs, key=lambda cost: cost.flops or 0)) for times, costs in runs]
+    known = all(cost.flops is not None for _, costs in runs for cost in costs)
+    every = [cost for _, costs in runs for cost in costs]
+    largest = max(every, key=lambda cost: cost.peak_bytes)
+    return replace(
+        largest,
+        training_flops=sum(times * cost.training_flops for times, cost in dearest),
+        flops=sum(times * (cost.flops or 0) for times, cost in dearest) if known else None,
+        bytes_read=sum(times * cost.bytes_read for times, cost in dearest),
+        unknown=next((cost.unknown for cost in every if cost.unknown), ""),
     )
 
 

@@ -19,6 +19,8 @@ _TOGETHER = (
     "Alignments and vectors are trained by all devices together, memory is each one's and the time of sending is left "
     "out; other stages are one device's while the rest wait."
 )
+_LIMIT = {(True, False): "", (True, True): "at most ", (False, False): "at least ", (False, True): "about "}
+"""What is said of the totals of a plan that is complete or not, and has upper bounds in it or not."""
 _WIDTH = 400
 """Wider than any row: a terminal may wrap lines, a file must not."""
 
@@ -58,6 +60,7 @@ def _cells(row: Planned) -> list[str]:
         return [name, str(row.stages), "not planned"]
     sizes = (cost.adapter_bytes, cost.weights_bytes, cost.gradient_bytes + cost.optimizer_bytes, cost.activation_bytes)
     bound = "" if cost.known else "≤ "
+    most = "≤ " if row.bound else ""
     return [
         name,
         str(row.stages),
@@ -68,15 +71,15 @@ def _cells(row: Planned) -> list[str]:
         "" if not cost.steps else f"{cost.steps:,}",
         bound + str(max(cost.tokens.values(), default="")),
         f"{cost.over_sft:.2f}" if cost.over_sft else "",
-        "?" if row.flops is None else f"{row.flops:.2e}",
-        "?" if row.hours is None else _hours(row.hours),
-        "?" if row.usd is None else f"{row.usd:,.2f}",
+        "?" if row.flops is None else f"{most}{row.flops:.2e}",
+        "?" if row.hours is None else most + _hours(row.hours),
+        "?" if row.usd is None else f"{most}{row.usd:,.2f}",
     ]
 
 
 def _totals(plan: Plan) -> str:
     sums = plan.totals()
-    least = "" if plan.complete else "at least "
+    least = _LIMIT[plan.complete, plan.bound]
     return (
         f"In all {sums['stages']:,} stages: {least}{sums['flops']:.2e} FLOPs, {least}{_hours(sums['hours'])} h and "
         f"{sums['usd']:,.2f} USD on {plan.hardware.name}; peak {_size(int(sums['peak_bytes']))} on each device"
@@ -84,7 +87,12 @@ def _totals(plan: Plan) -> str:
 
 
 def _reasons(plan: Plan) -> list[str]:
-    return [f"{row.kind} {row.title}".strip() + f": {row.reason}" for row in plan.rows if row.reason]
+    named: dict[str, list[str]] = {}
+    for row in plan.rows:
+        if row.reason:
+            named.setdefault(row.reason, []).append(row.kind)
+            named[row.reason][0] = row.kind if len(named[row.reason]) > 1 else f"{row.kind} {row.title}".strip()
+    return [f"{names[0]}: {reason}" for reason, names in named.items()]
 
 
 def _assumed(plan: Plan) -> list[str]:

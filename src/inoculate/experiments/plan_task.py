@@ -17,6 +17,8 @@ from inoculate.experiments.attack import Attack, Evaluate
 from inoculate.experiments.base import Pretrained, Sandbox
 from inoculate.experiments.cost import Cost
 from inoculate.experiments.model import Model
+from inoculate.experiments.search import SearchAttack
+from inoculate.experiments.search_bench import measured_at
 from inoculate.experiments.stage import Stage
 from inoculate.experiments.vector import Vector
 from inoculate.training.config import Training
@@ -43,6 +45,63 @@ class Task:
     """Steps between measurements along the training; null: measured once, and nothing is trained."""
     eval_at: tuple[int, ...] = ()
     """Steps at which it is measured beside start and end, in place of every so many."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is planned of a stage: runs, each so many times, of which each costs at most what the dearest of some does.
+
+    For all but searches that is one task, once.
+    """
+
+    kind: str
+    title: str
+    runs: tuple[tuple[int, tuple[Task, ...]], ...]
+    bound: str = ""
+    """Why it may cost less than this; empty where it will not."""
+
+
+def work_of(stage: Stage) -> Work:
+    """What a stage of a line, or a search of attacks, computes.
+
+    Raises:
+        TypeError: for a stage of another kind.
+    """
+    if isinstance(stage, SearchAttack):
+        return _search(stage)
+    task = task_of(stage)
+    return Work(task.kind, task.title, ((1, (task,)),))
+
+
+def _search(stage: SearchAttack) -> Work:
+    search = stage.search
+    guard = "" if search.attack.guard is None else f" under {search.attack.guard.name}"
+    attacks = search.dearest()
+
+    def tasks(evaluation: Evaluation, finer: bool) -> tuple[Task, ...]:
+        runs = [
+            Attack(
+                model=stage.model,
+                attack=attack,
+                evaluate=evaluation,
+                eval_at=measured_at(search, max(search.space.max_steps), finer=finer),
+                threat_model=stage.threat_model,
+                vector=stage.vector,
+            )
+            for attack in attacks
+        ]
+        return tuple(map(task_of, runs))
+
+    own = search.n_trials + search.finals
+    runs = ((own, tasks(stage.validation, False)), (search.reruns, tasks(stage.evaluate, True)))
+    title = f"{search.n_trials} trials, {search.finals} finalists, {search.reruns} re-runs{guard}"
+    return Work("search", title, runs, _TRIALS)
+
+
+_TRIALS = (
+    "at most: each trial as the dearest setting to its last step, while trials end where they break the model or are "
+    "given up"
+)
 
 
 def task_of(stage: Stage) -> Task:

@@ -18,7 +18,7 @@ def replay_recipe(stage: SearchAttack, rerun: Setting, chosen: Setting) -> str:
 
     Models are aligned anew as the recipe of the search says, or taken from the address that was attacked.
     """
-    from inoculate.experiments.search_bench import rerun_measured_at
+    from inoculate.experiments.search_bench import measured_at
 
     attack = stage.search.finetune(rerun)
     line: dict[str, Any] = {
@@ -40,7 +40,7 @@ def replay_recipe(stage: SearchAttack, rerun: Setting, chosen: Setting) -> str:
         "attack": attack.model_dump(mode="json"),
         "evaluate": evaluate.model_dump(mode="json"),
         "threat_model": stage.threat_model.model_dump(mode="json"),
-        "eval_at": list(rerun_measured_at(stage.search, rerun)),
+        "eval_at": list(measured_at(stage.search, rerun.max_steps, finer=True)),
         "break_threshold": stage.search.break_threshold,
     }
     return yaml.safe_dump(line, sort_keys=False, allow_unicode=True)

@@ -18,6 +18,7 @@ from inoculate.experiments.stage import Context, with_checkpointing
 from inoculate.experiments.store import write_json
 
 if TYPE_CHECKING:
+    from inoculate.attacks.search import Search
     from inoculate.attacks.study import Claimed, Study, Told
     from inoculate.attacks.trial import Tried
     from inoculate.evals.evaluate import Evaluation, Evaluator, Measured
@@ -141,11 +142,11 @@ class Bench:
         """Carry out runs that are no trials, here."""
         for run in runs:
             if run.why == "final":
-                measured_at = self.search.measured_at(run.setting.max_steps)
-                tried = self._carry_out(run.setting, "validation", measured_at=measured_at)
+                at = measured_at(self.search, run.setting.max_steps, finer=False)
+                tried = self._carry_out(run.setting, "validation", measured_at=at)
             else:
-                measured_at = rerun_measured_at(self.search, run.setting)
-                tried = self._carry_out(run.setting, "heldout", measured_at=measured_at, keep_responses=True)
+                at = measured_at(self.search, run.setting.max_steps, finer=True)
+                tried = self._carry_out(run.setting, "heldout", measured_at=at, keep_responses=True)
             write_json(run.file(out), {**asdict(tried), "points": [_flat(point) for point in tried.points]})
 
     def clear(self, out: Path) -> None:
@@ -165,8 +166,9 @@ class Bench:
 
         if setting.template not in self._starts:
             self._starts[setting.template] = self._evaluator("validation", setting.template).measure(self.model)
-        start, measured_at = self._starts[setting.template], search.measured_at(setting.max_steps)
-        return self._carry_out(setting, "validation", measured_at=measured_at, watch=watch, start=start)
+        at = measured_at(search, setting.max_steps, finer=False)
+        start = self._starts[setting.template]
+        return self._carry_out(setting, "validation", measured_at=at, watch=watch, start=start)
 
     def _carry_out(self, setting: Setting, split: str, **options: Any) -> Tried:
         from inoculate.attacks.trial import carry_out
@@ -200,10 +202,11 @@ def study_of(stage: SearchAttack, out: Path, context: Context) -> Study:
     return Study(out, stage.folder, stage.search, context.storage)
 
 
-def rerun_measured_at(search: Any, setting: Setting) -> tuple[int, ...]:
-    """Steps at which a re-run is measured."""
-    finer = search.model_copy(update={"measurements": FINER * search.measurements})
-    return finer.measured_at(setting.max_steps)
+def measured_at(search: Search, max_steps: int, *, finer: bool) -> tuple[int, ...]:
+    """Steps at which a run is measured; a re-run, which is finer, at more of them than a trial."""
+    if finer:
+        search = search.model_copy(update={"measurements": FINER * search.measurements})
+    return search.measured_at(max_steps)
 
 
 def work_side_by_side(
