@@ -318,6 +318,36 @@ def test_trials_elsewhere_are_those_of_others_who_live(tmp_path):
         assert len(go_on(third)) == 8, "and their places too"
 
 
+@pytest.mark.parametrize("warm", [False, True])
+def test_one_that_died_before_its_name_stood_on_its_trial_holds_no_place(tmp_path, warm):
+    """Between the two writes of a claim; the trial, and the warm start that it was, come again."""
+    with Study(tmp_path / "a", "s", search()) as study:
+        (given,) = go_on(study, 1)
+    with Study(tmp_path / "b", "s", search()) as dead:
+        if warm:
+            dead.warm_up([given])
+        dead._study.ask()
+    with Study(tmp_path / "b", "s", search()) as study:
+        assert study.elsewhere() == 0 and study.left() == 8
+        settings = go_on(study)
+        assert len(settings) == 8 and study.left() == 0 and (settings[0] == given) == warm
+
+
+def test_a_claim_is_waited_for(tmp_path):
+    """Who is between the two writes, and lives, is not taken for dead."""
+    with Study(tmp_path, "s", search(n_trials=1)) as mine, Study(tmp_path, "s", search(n_trials=1)) as theirs:
+        seen: list[object] = []
+        with theirs._claims:
+            trial = theirs._study.ask()
+            thread = threading.Thread(target=lambda: seen.append((mine.claim(), mine.elsewhere())), daemon=True)
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive() and not seen
+            trial.set_user_attr("worker", theirs._worker)
+        thread.join(60)
+        assert seen == [(None, 1)]
+
+
 def test_a_place_that_is_held_is_no_one_else_s(tmp_path):
     with Study(tmp_path, "s", search(n_trials=2)) as mine, Study(tmp_path, "s", search(n_trials=2)) as theirs:
         assert mine.claim() is not None and theirs.claim() is not None

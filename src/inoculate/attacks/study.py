@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "study.log"
 JOURNAL_LOCK = f"{JOURNAL}.held"
+CLAIMS_LOCK = "claims.lock"
 _MOST_FAILED = 5
 """Trials that may fail before the search gives up, beside one for each ten that are asked for."""
 
@@ -78,6 +79,7 @@ class Study:
             )
         self._worker = uuid.uuid4().hex
         self._lock = FileLock(self._lock_of(self._worker))
+        self._claims = FileLock(folder / CLAIMS_LOCK)
 
     def __enter__(self) -> Study:
         self._lock.acquire()
@@ -104,14 +106,12 @@ class Study:
             StageError: if too many trials failed.
         """
         with self._reachable():
-            self._make_up()
-            if self._places_taken() >= self.search.n_trials:
-                return None
-            trial = self._study.ask()
-            trial.set_user_attr("worker", self._worker)
-            if self._places_taken(before=trial.number) >= self.search.n_trials:  # another took the last place meanwhile
-                self._study.tell(trial, state=_state("FAIL"))
-                return None
+            with self._claims:
+                self._make_up()
+                if self._places_taken() >= self.search.n_trials:
+                    return None
+                trial = self._study.ask()
+                trial.set_user_attr("worker", self._worker)
             self._study.sampler = self._sampler(trial.number)
             return Claimed(self, trial, _suggest(trial, self.search))
 
@@ -127,22 +127,24 @@ class Study:
 
     def elsewhere(self) -> int:
         """Trials that other workers are at, who live."""
-        with self._reachable():
+        with self._reachable(), self._claims:
             running = self._study.get_trials(deepcopy=False, states=(_state("RUNNING"),))
-        workers = [trial.user_attrs.get("worker", self._worker) for trial in running]
+        workers = [trial.user_attrs.get("worker") for trial in running]
         return sum(worker != self._worker and not self._dead(worker) for worker in workers)
 
-    def _places_taken(self, before: int | None = None) -> int:
-        trials = self._study.get_trials(deepcopy=False)
+    def _places_taken(self) -> int:
         gone = (_state("FAIL"), _state("WAITING"))
-        return sum(trial.state not in gone and (before is None or trial.number < before) for trial in trials)
+        return sum(trial.state not in gone for trial in self._study.get_trials(deepcopy=False))
 
     def _make_up(self) -> None:
-        """Free the places of trials whose worker is gone, and ask again for what it was given."""
+        """Free the places of trials whose worker is gone, and ask again for what it was given.
+
+        Who claims holds `_claims` until its name stands on the trial: one without a name is a dead worker's.
+        """
         failed = 0
         for trial in self._study.get_trials(deepcopy=False):
             failed += trial.user_attrs.get("outcome") == "failed"
-            worker = trial.user_attrs.get("worker", self._worker)
+            worker = trial.user_attrs.get("worker")
             if trial.state == _state("RUNNING") and worker != self._worker and self._dead(worker):
                 self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
                 if warm := trial.user_attrs.get("warm"):
@@ -165,7 +167,9 @@ class Study:
             constant_liar=True,
         )
 
-    def _dead(self, worker: str) -> bool:
+    def _dead(self, worker: str | None) -> bool:
+        if worker is None:
+            return True
         lock = FileLock(self._lock_of(worker))
         try:
             lock.acquire(timeout=0)

@@ -153,7 +153,7 @@ def attack(
     """
     from inoculate.experiments.recipe import recipe_of
 
-    check_workers(workers)
+    check_workers(workers, on)
     if budget < 1:
         raise InputError("an attack needs at least one trial", field="--budget", found=budget, expected="1 or more")
     if ordinary is None and not any(given.startswith("search.utility=") for given in overrides):

@@ -47,7 +47,7 @@ def run(
     """
     from inoculate.experiments.recipe import load_recipes
 
-    check_workers(workers)
+    check_workers(workers, on)
     loaded = load_recipes(recipe, overrides)
     if print_config:
         import yaml

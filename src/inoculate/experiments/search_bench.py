@@ -151,10 +151,11 @@ class Bench:
 
     def clear(self, out: Path) -> None:
         """Delete what only a resumed run needs."""
-        from inoculate.attacks.study import JOURNAL_LOCK
+        from inoculate.attacks.study import CLAIMS_LOCK, JOURNAL_LOCK
 
         runs = (*out.glob("final-*.json"), *out.glob("rerun-*.json"))
-        for file in (out / BOUND, out / _BEFORE, out / JOURNAL_LOCK, *runs, *out.glob("worker-*.lock")):
+        locks = (out / JOURNAL_LOCK, out / CLAIMS_LOCK, *out.glob("worker-*.lock"))
+        for file in (out / BOUND, out / _BEFORE, *locks, *runs):
             file.unlink(missing_ok=True)
 
     def _try(self, claimed: Claimed, bound: Bound) -> Tried:

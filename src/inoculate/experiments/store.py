@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -185,18 +186,23 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+@cache
+def _packages() -> dict[str, str]:
+    """Read once: a look through all that is installed takes longer than a small stage's records do."""
+    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "tokenizers")}
+
+
 def environment() -> dict[str, str]:
     """Versions that a result may depend on."""
     import torch
 
-    packages = {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "tokenizers")}
     from inoculate import __version__
 
     several = {"processes": str(ranks.count())} if ranks.count() > 1 else {}
     return {
         "inoculate": __version__,
         "python": platform.python_version(),
-        **packages,
+        **_packages(),
         "platform": platform.platform(),
         "threads": str(torch.get_num_threads()),
         **several,
