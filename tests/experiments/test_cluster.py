@@ -18,9 +18,11 @@ from tests.experiments.toys import Shared, Toy, ran, wait_for
 
 from inoculate import cli
 from inoculate.core.errors import InputError
+from inoculate.core.hardware import parse_hardware
 from inoculate.experiments import cluster, session
 from inoculate.experiments.cluster import Cluster, check_on
 from inoculate.experiments.cluster_needs import Needs
+from inoculate.experiments.plan import plan
 from inoculate.experiments.recipe import load_recipe
 from inoculate.experiments.runner import in_order, run_stages
 from inoculate.experiments.stage import Context
@@ -96,13 +98,18 @@ def test_no_node_can_take_a_stage(device, nodes):
         Needs(device, nodes, None)
 
 
-def test_memory_is_that_of_weights_and_of_what_trains_them(tmp_path):
-    """A Llama's bytes four times (weight, gradient, Adam's two moments), once where it is measured, beside a GiB."""
-    stages = {stage.kind: stage for stage in in_order(load_recipe(str(tiny.write(tmp_path))).stages())}
-    needs = Needs("cpu", NODES, None)
-    evaluate, align = (needs.of(stages[kind])["memory"] - 2**30 for kind in ("evaluate", "align"))
-    assert evaluate > 0 and align == 4 * evaluate
-    assert Needs("cpu", [node(CPU=1.0, memory=5e8)], None).of(stages["align"])["memory"] == 5e8
+def test_memory_is_the_plan_s(tmp_path):
+    """On processors the peak, beside a GiB for the process; under a GPU the weights alone pass through main memory."""
+    recipe = load_recipe(str(tiny.write(tmp_path)))
+    stages = {f"align {stage.defense.name}": stage for stage in in_order(recipe.stages()) if stage.kind == "align"}
+    rows = plan(recipe, parse_hardware("H100-80G"), None, 0.4).rows
+    planned = {f"{row.kind} {row.title}".strip(): row.cost for row in rows}
+    needs, of_gpu = Needs("cpu", NODES, None), Needs("cuda", GPUS, None)
+    for name in ("align sft", "align booster"):
+        assert needs.of(stages[name])["memory"] == 2**30 + planned[name].peak_bytes
+        assert of_gpu.of(stages[name])["memory"] == 2**30 + planned[name].weights_bytes
+    assert planned["align booster"].peak_bytes > planned["align sft"].peak_bytes > planned["align sft"].weights_bytes
+    assert Needs("cpu", [node(CPU=1.0, memory=5e8)], None).of(stages["align sft"])["memory"] == 5e8
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,13 @@ from typing import Any
 
 from inoculate.core.errors import InoculateError, InputError
 from inoculate.core.hardware import GIB
-from inoculate.experiments.plan_cost import empty
-from inoculate.experiments.plan_task import task_of
+from inoculate.experiments.plan import cost_key, work_cost
+from inoculate.experiments.plan_cost import ALONE, Seen, empty
+from inoculate.experiments.plan_task import work_of
 from inoculate.experiments.stage import Stage
 
 _PROCESS = GIB
 """Memory of a process before it has a model, bytes."""
-_TRAINED = 3
-"""Over a trained weight's own bytes: its gradient, and Adam's two moments."""
 Nodes = Sequence[Mapping[str, Any]]
 
 
@@ -44,6 +43,8 @@ class Needs:
         self.cpus = int(max(1, min(share, *(_has(node, "CPU") for node in able))))
         self._most = max(_has(node, "memory") for node in able)
         self._known: dict[str, int] = {}
+        self._planned: dict[str, int] = {}
+        self._seen: Seen = {}
 
     def slots(self, nodes: Nodes) -> int:
         """How many stages run at once on these nodes, memory left aside."""
@@ -61,20 +62,25 @@ class Needs:
         return min(cpus, gpus) if self.gpus else cpus
 
     def _memory(self, stage: Stage) -> int:
-        """Of the node's own memory at least this: weights and, where there is no GPU, gradients and optimizer state.
+        """Of the node's own memory: weights, which pass through it, where there is a GPU; else the peak of a plan.
 
-        Activations are left out: to know them, `plan` traces a step, which takes up to a minute.
+        A plan traces steps, which takes seconds for a small model and minutes for a large one: far less than the stage
+        will take on processors. Stages that differ in seeds and rates share one.
         """
         from inoculate.models.footprint import held_bytes
-        from inoculate.models.weights import trainable
 
         try:
-            task = task_of(stage)
-            model = empty(task)
+            work = work_of(stage)
+            key = cost_key(work)
+            if key not in self._planned:
+                if self.gpus:
+                    held = max(held_bytes(empty(task).parameters()) for task in work.tasks())
+                else:
+                    held = work_cost(work, ALONE, self._seen).peak_bytes
+                self._planned[key] = _PROCESS + held
         except (InoculateError, RuntimeError, OSError, TypeError, ValueError):
             return 0  # no stage of a line; or something is wrong, which it says better itself
-        learned = 0 if self.gpus or task.training is None else held_bytes(trainable(model))
-        return _PROCESS + held_bytes(model.parameters()) + _TRAINED * learned
+        return self._planned[key]
 
 
 def _has(node: Mapping[str, Any], kind: str) -> float:

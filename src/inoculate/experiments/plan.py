@@ -128,9 +128,9 @@ def plan(
         why = _NOT_PLANNED.get(type(stage))
         work = None if why is not None else work_of(stage)
         over = Division(hardware.count, parallel == "fsdp") if parallel and stage.parallel else ALONE
-        if work is not None and over.devices > 1 and (why := _undivided(_tasks(work)[0], over)):
+        if work is not None and over.devices > 1 and (why := _undivided(work.tasks()[0], over)):
             work = None
-        key = f"{stage.kind} {why}" if work is None else _cost_key(work)
+        key = f"{stage.kind} {why}" if work is None else cost_key(work)
         if key in groups:
             groups[key] = replace(groups[key], stages=groups[key].stages + 1)
             continue
@@ -161,16 +161,24 @@ def _undivided(task: Task, over: Division) -> str:
     return ""
 
 
-def _tasks(work: Work) -> list[Task]:
-    return [task for _, tasks in work.runs for task in tasks]
-
-
 def _costed(row: Planned, work: Work, over: Division, seen: Seen) -> Planned:
     try:
-        cost = together([(times, [cost_of(task, seen, over) for task in tasks]) for times, tasks in work.runs])
+        cost = work_cost(work, over, seen)
     except RuntimeError as error:  # torch's word for what cannot be known without numbers, as a router's choices
         return replace(row, reason=f"the model cannot be run without numbers: {str(error).strip().splitlines()[0]}")
     return replace(row, cost=cost, reason=cost.unknown or work.bound, bound=bool(work.bound))
+
+
+def work_cost(work: Work, over: Division, seen: Seen) -> Cost:
+    """What a stage's work costs on so many devices.
+
+    Args:
+        seen: evaluations that were costed before; is looked into and added to.
+
+    Raises:
+        InputError, RuntimeError: as `plan_cost.cost_of`.
+    """
+    return together([(times, [cost_of(task, seen, over) for task in tasks]) for times, tasks in work.runs])
 
 
 def _priced(row: Planned, hardware: Hardware, price: float, utilization: float, side_by_side: int) -> Planned:
@@ -186,9 +194,9 @@ def _priced(row: Planned, hardware: Hardware, price: float, utilization: float, 
     return replace(row, hours=hours, usd=hours * hardware.count * price)
 
 
-def _cost_key(work: Work) -> str:
+def cost_key(work: Work) -> str:
     """Equal for work of equal cost: seeds and rates left out."""
-    decides = [[_plain(part) for part in task.decides] for task in _tasks(work)]
+    decides = [[_plain(part) for part in task.decides] for task in work.tasks()]
     return json.dumps([work.kind, work.title, decides], sort_keys=True)
 
 

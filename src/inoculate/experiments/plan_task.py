@@ -60,6 +60,10 @@ class Work:
     bound: str = ""
     """Why it may cost less than this; empty where it will not."""
 
+    def tasks(self) -> list[Task]:
+        """All that may be run."""
+        return [task for _, tasks in self.runs for task in tasks]
+
 
 def work_of(stage: Stage) -> Work:
     """What a stage of a line, or a search of attacks, computes.
