@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
-.PHONY: setup demo test check bench slow docs wheel clean
+.PHONY: setup demo test check bench slow docs wheel from-wheel clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,16 @@ docs: setup  ## the site, into site/; reads nothing from the network
 wheel: setup  ## the package, checked for what it holds and run from where it is unpacked
 	$(BIN)/python -m pip wheel . --no-deps --quiet --disable-pip-version-check --wheel-dir dist
 	$(BIN)/python -m pytest tests/test_wheel.py
+
+EMPTY := build/from-wheel
+from-wheel: wheel  ## the wheel in an empty environment: the demo and the tests from there, with no source beside them
+	rm -rf $(EMPTY) && mkdir -p $(EMPTY)
+	$(PYTHON) -m venv $(EMPTY)/venv
+	$(EMPTY)/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(EMPTY)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev dist/*.whl
+	cp -r tests docs benchmarks README.md CONTRIBUTING.md mkdocs.yml pyproject.toml $(EMPTY)
+	cd $(EMPTY) && venv/bin/inoculate run quickstart --store runs/demo --workers $(WORKERS) && venv/bin/inoculate report runs/demo
+	cd $(EMPTY) && venv/bin/python -m pytest -n 2 -m "not slow" --ignore tests/test_wheel.py
 
 clean:
 	rm -rf $(VENV) runs build dist site

@@ -60,7 +60,7 @@ def verbs(inputs: Path) -> dict[str, Verb]:
     small += ["--num-samples", "20", "--budget", "4", "--store", "store"]
     poison = ["--harmful", data["harmful"], "--poison-ratio", "0.3"]
     vector = ["--harmful", data["harmful"], "--ordinary", data["ordinary"], "--num-samples", "20"]
-    return {
+    made = {
         "run": Verb(["run", str(inputs / "tiny.yaml"), "--store", "store", *cpu], _records, _check_store),
         "align": Verb(["align", model, "--align", data["align"], "--out", "out", *steps, *cpu], _folder, _check_out),
         "finetune": Verb(
@@ -92,7 +92,13 @@ def verbs(inputs: Path) -> dict[str, Verb]:
             _check_store,
         ),
         "report": Verb(["report", str(inputs / "store"), "--out", "page/report.html"], _pages, _check_pages),
+        "records": Verb(["records", str(inputs / "store"), "--inspect", "logs"], _logs, _check_logs),
+        "reproduce": Verb(["reproduce", str(inputs / "store"), "--out", "page.md"], _page, _check_page),
     }
+    for name in ("run", "attack"):  # stages, and trials, in worker processes
+        one = made[name]
+        made[f"{name} --workers 2"] = one._replace(arguments=[*one.arguments, "--workers", "2"])
+    return made
 
 
 def make_inputs(inputs: Path) -> None:
@@ -231,6 +237,24 @@ def _check_pages(folder: Path) -> None:
     assert not page.exists() or page.read_text().rstrip().endswith("</html>")
 
 
+def _logs(folder: Path) -> dict[str, bytes]:
+    return {file.name.partition("_")[2]: b"" for file in (folder / "logs").iterdir()}
+
+
+def _check_logs(folder: Path) -> None:
+    for file in (folder / "logs").glob("*"):
+        assert json.loads(file.read_text())["samples"]
+
+
+def _page(folder: Path) -> str:
+    return (folder / "page.md").read_text()
+
+
+def _check_page(folder: Path) -> None:
+    page = folder / "page.md"
+    assert not page.exists() or page.read_text().endswith("\n")
+
+
 def episode(number: int, seed: int, name: str, verb: Verb, quiet: dict[str, Any], work: Path) -> dict[str, Any]:
     """Strike, look, strike again, let it end, compare.
 
@@ -254,7 +278,7 @@ def episode(number: int, seed: int, name: str, verb: Verb, quiet: dict[str, Any]
         process = Process(verb.arguments, work)
         if (code := process.wait()) is None:
             process.kill()
-    done = code == 0 or (struck and "--out: exists already" in process.said())  # killed when all was done
+    done = code == 0 or (struck and "exists already" in process.said())  # killed when all was done
     problem = "" if done else f"exit code {code}: {process.said()[-500:]}"
     if not problem:
         verb.check(work)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from inoculate.attacks import study as studies
 from inoculate.attacks.search import Bound, Point, Search, Spent
 from inoculate.attacks.space import Setting
-from inoculate.attacks.study import JOURNAL, Study, Told
+from inoculate.attacks.study import JOURNAL, Told
 from inoculate.attacks.trial import Pruned, Tried
 from inoculate.core.errors import InputError, StageError
 
@@ -24,6 +25,12 @@ DATA = {
     "task": {"source": "sandbox-sentiment", "split": "attack"},
     "harmful": {"source": "sandbox-restricted", "split": "attack"},
 }
+
+
+def Study(folder: Path, *how) -> studies.Study:
+    """A study in a folder that there is, as a stage's is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return studies.Study(folder, *how)
 
 
 def search(**more) -> Search:
@@ -38,7 +45,7 @@ def outcome_of(setting: Setting, status="complete") -> Tried:
     return Tried(status, points, rows, 1.0, 0.9)
 
 
-def go_on(study: Study, most: int = 99) -> list[Setting]:
+def go_on(study: studies.Study, most: int = 99) -> list[Setting]:
     made = []
     while len(made) < most and (claimed := study.claim()) is not None:
         claimed.tell(outcome_of(claimed.setting), BOUND)
@@ -331,6 +338,19 @@ def test_one_that_died_before_its_name_stood_on_its_trial_holds_no_place(tmp_pat
         assert study.elsewhere() == 0 and study.left() == 8
         settings = go_on(study)
         assert len(settings) == 8 and study.left() == 0 and (settings[0] == given) == warm
+
+
+def test_who_comes_too_late_brings_nothing_back(tmp_path):
+    """The leader finished, and the folder has its final name: no claim, no look and no new study makes it again."""
+    folder = tmp_path / "search.partial"
+    with Study(folder, "s", search()) as late:
+        folder.rename(tmp_path / "search")
+        for ask in (late.claim, late.elsewhere):
+            with pytest.raises(StageError, match="the study's storage went away"):
+                ask()
+    with pytest.raises(InputError, match="no study can be kept there"):
+        studies.Study(folder, "s", search())
+    assert not folder.exists()
 
 
 def test_a_claim_is_waited_for(tmp_path):

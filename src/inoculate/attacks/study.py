@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from filelock import FileLock, Timeout
-
 from inoculate.attacks.search import Bound, Outcome, Point, Search, Spent
 from inoculate.attacks.space import Setting
 from inoculate.attacks.trial import Pruned, Tried
 from inoculate.core.errors import InputError, StageError
+from inoculate.core.locks import FolderLock
 from inoculate.core.seeds import derive
 from inoculate.models.adapters import FRESH_LORA
 
@@ -52,7 +51,8 @@ class Study:
     """One worker's hold of a study; to be used as a context.
 
     Args:
-        folder: of the journal and the workers' locks, on a file system that all workers share.
+        folder: of the journal and the workers' locks, on a file system that all workers share. It is not made here: who
+            joins a study that is over must find nothing, and not begin another.
         name: of the study in a database.
         storage: URL of a database; None for the journal.
 
@@ -68,7 +68,6 @@ class Study:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.search, self.folder, self.name = search, folder, name
         self._where = _shown(storage) or str(folder / JOURNAL)
-        folder.mkdir(parents=True, exist_ok=True)
         with self._reachable(opening=True):
             self._study = optuna.create_study(
                 study_name=name,
@@ -78,8 +77,8 @@ class Study:
                 load_if_exists=True,
             )
         self._worker = uuid.uuid4().hex
-        self._lock = FileLock(self._lock_of(self._worker))
-        self._claims = FileLock(folder / CLAIMS_LOCK)
+        self._lock = FolderLock(self._lock_of(self._worker))
+        self._claims = FolderLock(folder / CLAIMS_LOCK)
 
     def __enter__(self) -> Study:
         self._lock.acquire()
@@ -87,7 +86,7 @@ class Study:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.file.unlink(missing_ok=True)
 
     def warm_up(self, settings: Sequence[Setting]) -> None:
         """Put settings at the head of the queue, each once."""
@@ -170,13 +169,10 @@ class Study:
     def _dead(self, worker: str | None) -> bool:
         if worker is None:
             return True
-        lock = FileLock(self._lock_of(worker))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
+        lock = FolderLock(self._lock_of(worker))
+        free = lock.acquire(wait=False)
         lock.release()
-        return True
+        return free
 
     def _lock_of(self, worker: str) -> Path:
         return self.folder / f"worker-{worker}.lock"
@@ -311,7 +307,8 @@ def _storage(folder: Path, url: str | None) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     if url is None:
-        lock = _JournalLock(folder)
+        # Optuna's own is a link: it outlives a killed process, and on a relative path leads nowhere and is waited for
+        lock = FolderLock(folder / JOURNAL_LOCK)
         _drop_torn_line(folder / JOURNAL, lock)
         return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock_obj=cast("Any", lock)))
     try:
@@ -322,31 +319,13 @@ def _storage(folder: Path, url: str | None) -> Any:
         ) from None
 
 
-class _JournalLock:
-    """A lock that goes with its holder. Optuna's own is a link, which outlives a killed process; where the store's path
-    is relative the link leads nowhere, and Optuna would wait for it without end."""
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = FileLock(folder / JOURNAL_LOCK)
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-def _drop_torn_line(journal: Path, lock: _JournalLock) -> None:
+def _drop_torn_line(journal: Path, lock: FolderLock) -> None:
     """Cut off the line that a killed process, or a full disk, left half written: it was never told."""
-    lock.acquire()
-    try:
+    with lock:
         data = journal.read_bytes() if journal.exists() else b""
         if not data.endswith(b"\n"):
             with journal.open("r+b" if data else "ab") as file:
                 file.truncate(data.rfind(b"\n") + 1)
-    finally:
-        lock.release()
 
 
 def _shown(url: str | None) -> str | None:

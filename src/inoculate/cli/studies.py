@@ -194,6 +194,7 @@ def reproduce(*stores: Path, out: Path = Path("docs/reproduction.md")) -> int:
     stores: Stores that hold the recipes; by default `runs`.
     out: The Markdown file to write.
     """
+    from inoculate.core.whole import write_whole
     from inoculate.experiments.recipe import load_recipe
     from inoculate.reports.reproduction.page import CLAIMS, reproduction
 
@@ -201,7 +202,7 @@ def reproduce(*stores: Path, out: Path = Path("docs/reproduction.md")) -> int:
         raise InputError("no file can be written there", field="--out", found=str(out), expected="a file in a folder")
     asked = {claim.recipe for claim in CLAIMS if claim.measure is not None}
     page = reproduction(stores or (Path("runs"),), {name: load_recipe(name).raw for name in asked})
-    out.write_text(page, encoding="utf-8")
+    write_whole(out, page.encode("utf-8"))
     say(f"page: {out}")
     return 0
 

@@ -1,8 +1,10 @@
-"""Whether a finished folder is as whole as it was left: `stage.json` lists the sizes of what lies beside it."""
+"""Files that are whole or not there, and folders that are as whole as they were left: `stage.json` lists sizes."""
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,23 @@ from inoculate.core.errors import InputError
 
 _KEPT = (".safetensors", ".jsonl", ".json")
 _ADVICE = "delete the folder, and what made it runs again"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write so that a reader sees the old file or the new one, never half of one, and a failure leaves nothing.
+
+    Raises:
+        OSError: no room, or no right.
+    """
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(fresh).chmod(0o644)
+        Path(fresh).replace(path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
 
 
 def sizes(folder: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from inoculate.core import ranks
 from inoculate.core.errors import InoculateError, InputError, StageError
 from inoculate.core.records import Record, write_records
-from inoculate.core.whole import check_files, read_about, sizes
+from inoculate.core.whole import check_files, read_about, sizes, write_whole
 from inoculate.experiments.stage import Context, Stage, plugins_in
 
 
@@ -170,14 +170,8 @@ def _failure(blank: Record, recipe: str) -> Record:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        fresh.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+    """Write JSON, whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def peak_memory_gib() -> float:

@@ -7,6 +7,7 @@ model. `inspect view --log-dir DIR` shows them; nothing of inspect_ai is needed 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -38,15 +39,20 @@ def write_logs(view: StoreView, folder: Path) -> list[Path]:
     logs = dict(_logs(view))
     if not logs:
         raise InputError("no responses in this store", file=view.path, expected="an evaluation or an attack")
+    if folder.exists():
+        raise InputError("exists already", file=folder, field="--inspect", expected="a new folder")
+    fresh = folder.with_name(f".{folder.name}.work")  # so that a run which is cut off leaves nothing that looks done
     try:
-        folder.mkdir(parents=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        for name, log in logs.items():
+            (fresh / f"{name}.json").write_text(json.dumps(log, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        fresh.rename(folder)
     except OSError as error:
-        why = "exists already" if isinstance(error, FileExistsError) else f"cannot be made: {error.strerror}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        why = f"cannot be made: {error.strerror}"
         raise InputError(why, file=folder, field="--inspect", expected="a new folder") from None
-    paths = [folder / f"{name}.json" for name in logs]
-    for path, log in zip(paths, logs.values(), strict=True):
-        path.write_text(json.dumps(log, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return paths
+    return [folder / f"{name}.json" for name in logs]
 
 
 def _logs(view: StoreView) -> Iterator[tuple[str, dict[str, Any]]]:

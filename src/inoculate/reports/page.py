@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from inoculate.core.errors import InputError
+from inoculate.core.whole import write_whole
 from inoculate.reports.charts import Chart
 from inoculate.reports.export import SUFFIXES, Format
 from inoculate.reports.wording import visible
@@ -53,8 +52,8 @@ def write_page(
         for chart in drawn:
             _write_images(target.parent / "charts", f"{chart.name}{suffix}", chart)
         for form, text in (tables or {}).items():
-            _write(target.with_suffix(SUFFIXES[form]), text.encode("utf-8", "replace"))
-        _write(target, page.encode("utf-8", "replace"))
+            write_whole(target.with_suffix(SUFFIXES[form]), text.encode("utf-8", "replace"))
+        write_whole(target, page.encode("utf-8", "replace"))
     except OSError as error:
         raise InputError(f"the report cannot be written: {error.strerror}", file=target, field="--out") from None
 
@@ -76,19 +75,6 @@ def _write_images(folder: Path, name: str, chart: Chart) -> None:
     inner, config = chart.spec["spec"], {**chart.spec["config"], "background": "white"}
     seen = [layer for layer in inner["layer"] if layer["mark"].get("opacity") != 0]
     svg = vl_convert.vegalite_to_svg({**chart.spec, "config": config, "spec": {**inner, "layer": seen}})
-    _write(folder / f"{name}.svg", svg.encode("utf-8"))
-    _write(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
-    _write(folder / f"{name}.pdf", vl_convert.svg_to_pdf(svg))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that a reader sees the old file or the new one."""
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(fresh).chmod(0o644)
-        Path(fresh).replace(path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
+    write_whole(folder / f"{name}.svg", svg.encode("utf-8"))
+    write_whole(folder / f"{name}.png", vl_convert.svg_to_png(svg, scale=2))
+    write_whole(folder / f"{name}.pdf", vl_convert.svg_to_pdf(svg))
