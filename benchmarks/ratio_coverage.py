@@ -20,8 +20,9 @@ from inoculate.attacks.search import Search
 from inoculate.evals import survival
 
 LENGTH = 200
-SPREADS = ((0.9, 0.6, 0.15), (0.9, 0.3, 0.3), (1.5, 0.8, 0.1))
-"""Standard deviations of base, alignment and re-run; in `attack/sandbox` they are about 0.9, 0.6 and 0.15."""
+SPREADS = ((0.9, 0.6, 0.15), (0.9, 0.3, 0.3), (1.5, 0.8, 0.1), (0.0, 0.3, 0.02))
+"""Standard deviations of base, alignment and re-run; in `attack/sandbox` they are about 0.9, 0.6 and 0.15. In the last
+they are small beside the gaps between measured steps."""
 
 
 def measured(steps: float) -> tuple[float, bool]:

@@ -195,9 +195,10 @@ def test_three_seeds_reach_further_than_their_extremes():
     assert (found.low, found.high) == pytest.approx((2 / 2**longer, 2 * 2**longer), rel=1e-4)
 
 
-def test_one_seed_has_no_interval_however_many_runs():
-    found = cost_ratio(([40.0] * 9, [False] * 9), ([20.0] * 9, [False] * 9), ([1] * 9, [1] * 9))
-    assert found == (2, 0, None, False)
+def test_one_seed_or_two_have_no_interval_however_many_runs():
+    for seeds in ([1] * 9, [1] * 4 + [2] * 5):
+        found = cost_ratio(([40.0] * 9, [False] * 9), ([20.0] * 9, [False] * 9), (seeds, seeds))
+        assert found == (2, 0, None, False)
 
 
 def test_a_ratio_of_0_keeps_its_percentiles():
@@ -236,7 +237,7 @@ def exact_interval(ours, theirs, level):
 )
 def test_against_all_resamples(ours, theirs, level):
     arms = [tuple(map(list, zip(*arm, strict=True))) for arm in (ours, theirs)]
-    found = cost_ratio(arms[0], arms[1], level=level, resamples=20_000)
+    found = cost_ratio(arms[0], arms[1], level=level, resamples=20_000, resolution=1)
     low, high = exact_interval(ours, theirs, level)
     middle = exact_median(theirs)
     if 0 < middle < math.inf:
@@ -258,20 +259,26 @@ def test_shared_seeds_are_drawn_together():
     theirs = [10.0, 20, 40, 80, 160]
     ours, seeds = [4 * cost for cost in reversed(theirs)], [1, 2, 3, 4, 5]
     arms = (ours, [False] * 5), (theirs, [False] * 5)
-    paired = cost_ratio(*arms, (seeds[::-1], seeds))
-    assert paired == (4, 4, 4, False)
+    paired = cost_ratio(*arms, (seeds[::-1], seeds), resolution=1)
+    assert paired == pytest.approx((4, 4, 4, False))
+    within = cost_ratio(*arms, (seeds[::-1], seeds), resolution=1.5)
+    assert within.low == pytest.approx(4 * stretched(1, 1 / 1.5, 5, 0.95)) and within.high == pytest.approx(
+        16 / within.low
+    )
     apart = cost_ratio(*arms, ([f"other {s}" for s in seeds], seeds))
     assert apart.low is not None and apart.high is not None and apart.low < 2 and apart.high > 8
 
 
 def test_a_seed_brings_all_its_runs():
-    """Seed a has three runs at 100, b one at 10. Of aa, ab, ba and bb, only bb has its median at 10: a quarter."""
-    arms = ([100.0, 100, 100, 10], [False] * 4), ([1.0, 1], [False] * 2)
-    found = [cost_ratio(*arms, ("aaab", "cd"), level=level).low for level in (0.4, 0.6)]
-    assert found == [100, pytest.approx(stretched(100, 10, 2, 0.6))]
+    """Seed a has three runs at 100, b and c one at 10. Only where a is not drawn, in 8 of 27, the median is 10."""
+    arms = ([100.0, 100, 100, 10, 10], [False] * 5), ([1.0] * 3, [False] * 3)
+    found = [cost_ratio(*arms, ("aaabc", "def"), level=level, resolution=1).low for level in (0.36, 0.46)]
+    assert found == [pytest.approx(100), pytest.approx(stretched(100, 10, 3, 0.46))]
 
 
-@pytest.mark.parametrize("wrong", [{"level": 0}, {"level": 1}, {"resamples": 0}, {"clusters": ([1, 2], [1])}])
+@pytest.mark.parametrize(
+    "wrong", [{"level": 0}, {"level": 1}, {"resamples": 0}, {"resolution": 0.9}, {"clusters": ([1, 2], [1])}]
+)
 def test_a_ratio_of_what_does_not_fit_is_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         cost_ratio(([1.0], [False]), ([1.0], [False]), **wrong)

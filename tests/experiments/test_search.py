@@ -398,4 +398,4 @@ def test_a_model_without_a_tokenizer_is_named(ran, tmp_path, capsys):
 def test_an_attack_that_could_not_tell_babble_from_harm_is_refused(tmp_path, capsys):
     data = ("--task", "sandbox-sentiment", "--harmful", "sandbox-restricted", "--restricted", "sandbox-restricted")
     code, said = command(capsys, str(tmp_path), *data, "--store", str(tmp_path / "runs"))
-    assert code == 2 and said.startswith("inoculate: --ordinary: a model that babbles is not broken")
+    assert code == 2 and "search.utility: nothing that `evaluate` measures tells it" in said and said.count("\n") == 1

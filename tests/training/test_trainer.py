@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.launch import ROOT, launch
 from torch.testing import assert_close
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig
 
 from inoculate.core import ranks
@@ -20,7 +20,7 @@ from inoculate.data import world
 from inoculate.data.batches import Feed, pad
 from inoculate.data.mix import PAIRED
 from inoculate.data.templates import Encoded
-from inoculate.defenses import DEFENSES, MLAC, Booster, Lisa, SecurityVector
+from inoculate.defenses import DEFENSES, MLAC, SFT, Booster, Lisa, SecurityVector
 from inoculate.models.sandbox import TinyModel
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
@@ -55,14 +55,14 @@ def arguments(out, batch, parts):
     }
 
 
-def trainer(model, rows, defense, out, batch=8, parts=1):
+def trainer(model, rows, defense, out, batch=8, parts=1, **roles):
     return DefenseTrainer(
         model,
         TrainingArguments(**arguments(out, batch, parts), remove_unused_columns=False),
         data_collator=lambda features: dict(pad(features, 0)),
         train_dataset=Rows(rows["align"][:8]),
         defense=defense,
-        role_datasets={role: Rows(encoded[:8]) for role, encoded in rows.items() if role != "align"},
+        role_datasets={role: Rows(encoded[:8]) for role, encoded in rows.items() if role != "align"} | roles,
     )
 
 
@@ -109,8 +109,8 @@ def test_accumulated_micro_batches_are_averaged(tokenizer, rows, tmp_path):
 def test_paired_roles_come_in_one_order_and_others_in_their_own(tokenizer, rows, tmp_path):
     model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
     given = trainer(model, rows, Booster(), tmp_path, batch=2)
-    same = Rows(rows["align"][:8])
-    order = {role: next(given._endless(same, role))["input_ids"].tolist() for role in ("harmful", "safe", "adversary")}
+    given._datasets = dict.fromkeys(("harmful", "safe", "adversary"), Rows(rows["align"][:8]))
+    order = {role: next(given._endless(role, 0))["input_ids"].tolist() for role in given._datasets}
     assert order["harmful"] == order["safe"] != order["adversary"]
 
 
@@ -132,25 +132,101 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
         assert apart < 2e-6, (file.stem, apart)  # 0.1 × the sum of four gradients
 
 
-def test_what_takes_other_steps_is_refused(tokenizer, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("patched", "told"),
+    [
+        ({"fp16": True}, r"fp16: not with a defense as the objective.*expected bf16"),
+        ({"_n_gpu": 2}, r"n_gpu: not with a defense as the objective \(found 2, expected a process for each"),
+    ],
+)
+def test_what_takes_other_steps_is_refused(tokenizer, rows, tmp_path, monkeypatch, patched, told):
+    model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    init = Trainer.__init__
+
+    def patch(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        for name, value in patched.items():
+            setattr(self.args, name, value)
+
+    monkeypatch.setattr(Trainer, "__init__", patch)
+    with pytest.raises(InputError, match=told):
+        trainer(model, rows, Booster(), tmp_path)
+
+
+def test_what_shards_or_has_too_few_rows_is_refused(tokenizer, rows, tmp_path, monkeypatch):
     model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
     made = trainer(model, rows, Booster(), tmp_path)
-    made.args.fp16 = True
-    with pytest.raises(InputError, match=r"fp16: not with a defense as the objective.*expected bf16"):
-        made._check()
-    made.args.fp16, made.is_fsdp_enabled = False, True
+    made.is_fsdp_enabled = True
     with pytest.raises(InputError, match=r"fsdp: not with a defense as the objective.*`inoculate\.fit`, which shards"):
         made._check()
-    made.is_fsdp_enabled = False
+    with pytest.raises(InputError, match=r"role_datasets\.harmful: it cannot be shuffled"):
+        trainer(model, rows, Booster(), tmp_path, harmful=iter(rows["harmful"]))
     monkeypatch.setattr(ranks, "count", lambda: 9)
-    monkeypatch.setattr(ranks, "rank", lambda: 8)
     with pytest.raises(
         InputError, match=r"role_datasets\.harmful: too few rows .*found 8, expected at least 9, one for"
     ):
-        made._endless(Rows(rows["harmful"][:8]), "harmful")
-    made.defense = MLAC()
+        trainer(model, rows, Booster(), tmp_path)
     with pytest.raises(InputError, match="it trains in one process"):
-        made._check()
+        trainer(model, rows, MLAC(), tmp_path)
+
+
+def test_micro_batches_count_by_their_answer_tokens(tokenizer, rows, tmp_path):
+    """Eight rows at once, or one by one: one gradient, though their answers are not of one length. And an epoch's last
+    step, of fewer micro-batches, is no smaller."""
+    build = lambda: TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731
+    assert len({len(row.ids) - row.n_prompt for row in rows["align"][:8]}) > 1
+    whole, parts = Grads(), Grads()
+    for seen, batch, steps in ((whole, 8, 1), (parts, 1, 8)):
+        made = trainer(build(), rows, SFT(), tmp_path, batch=batch, parts=steps)
+        made.args.max_steps = 1
+        made.add_callback(seen)
+        made.train()
+    assert_close(parts.seen[0], whole.seen[0], rtol=1e-3, atol=1e-6)
+    drawn = trainer(build(), rows, Booster(), tmp_path, batch=1, parts=8)._drawn(
+        [made.data_collator(rows["align"][:1])] * 8
+    )
+    harmful = [batches["harmful"][0] for batches in drawn]
+    answers = [int((batch["labels"] != -100).sum()) for batch in harmful]
+    weights = [float(batch["loss_weight"]) for batch in harmful]
+    assert len(set(answers)) > 1 and weights == pytest.approx([8 * n / sum(answers) for n in answers])
+    short = trainer(build(), {role: of[:5] for role, of in rows.items()}, SFT(), tmp_path, batch=1, parts=4)
+    short.args.max_steps, short.args.max_grad_norm = 2, 0.0
+    short.add_callback(last := Grads())
+    short.train()
+    lengths = [float(grad.norm()) for grad in last.seen]
+    assert 1 < lengths[1] / lengths[0] < 4, "of one row, and not a quarter of it"
+
+
+class Grads(TrainerCallback):
+    """The gradient before each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        self.seen.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+
+
+def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tokenizer, rows, tmp_path):
+    model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    whole, later = (trainer(model, rows, Booster(), tmp_path, batch=2, parts=2) for _ in range(2))
+    samples = [whole.data_collator(rows["align"][:2])] * 2
+    drawn = [whole._drawn(samples) for _ in range(4)]
+    later.state.global_step = 2
+    again = later._drawn(samples)
+    for a, b in zip(drawn[2], again, strict=True):
+        assert torch.equal(a["harmful"][0]["input_ids"], b["harmful"][0]["input_ids"])
+    assert not torch.equal(drawn[0][0]["harmful"][0]["labels"], drawn[2][0]["harmful"][0]["labels"])
+
+
+def test_what_the_defense_measures_is_logged(tokenizer, rows, tmp_path):
+    model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    made = trainer(model, rows, Booster(), tmp_path)
+    made.args.logging_strategy, made.args.logging_steps, made.state.logging_steps = "steps", 2, 2
+    made.train()
+    told = [row for row in made.state.log_history if "loss" in row]
+    assert told and all({"align_loss", "harmful_loss", "harmful_drop"} <= row.keys() for row in told)
+    assert told[0]["loss"] == pytest.approx(told[0]["align_loss"], abs=1e-3)
 
 
 def table(kind, answer="completion"):

@@ -16,12 +16,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from pydantic import PositiveInt, model_validator
 
 from inoculate.attacks.finetune import Finetune
-from inoculate.attacks.space import Setting, Space
+from inoculate.attacks.space import Optim, Setting, Space
 from inoculate.core.seeds import derive
 from inoculate.core.types import Rate, Value
 from inoculate.models.adapters import FRESH_LORA, Lora
 from inoculate.training.config import Training
 
+_BY_STATE: tuple[Optim, ...] = ("adamw_torch", "muon", "adafactor", "sgd")
+"""Optimizers by what they keep for a matrix, most first."""
 CostAxis: TypeAlias = Literal["steps", "samples", "tokens", "flops", "wall_s"]
 UtilityMetric: TypeAlias = Literal["ordinary_accuracy", "answered_rate", "finetune_accuracy"]
 Outcome: TypeAlias = Literal["complete", "pruned", "diverged", "failed"]
@@ -171,15 +173,15 @@ class Search(Value):
         return [self.finetune(self._at(chosen)) for chosen in asked]
 
     def dearest(self) -> list[Finetune]:
-        """The longest runs with the largest batches, for each choice of weights and of data: no setting costs more
-        than the dearest of them."""
+        """The longest runs with the largest batches, and the optimizer that keeps most, for each choice of weights,
+        data and template: no setting costs more than the dearest of them."""
         choices = self.space.choices()
         most = {name: options[0] for name, options in choices.items()}
         most |= {name: max(choices[name]) for name in ("max_steps", "batch_size")}
-        if "adamw_torch" in choices["optim"]:  # no other keeps more
-            most["optim"] = "adamw_torch"
-        ways = itertools.product(choices["adapter_mode"], choices["poison_ratio"])
-        return [self.finetune(self._at({**most, "adapter_mode": mode, "poison_ratio": p})) for mode, p in ways]
+        most["optim"] = next(optim for optim in _BY_STATE if optim in choices["optim"])
+        differ = ("adapter_mode", "poison_ratio", "template")
+        ways = itertools.product(*(choices[name] for name in differ))
+        return [self.finetune(self._at({**most, **dict(zip(differ, way, strict=True))})) for way in ways]
 
     @property
     def finals(self) -> int:

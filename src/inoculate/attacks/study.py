@@ -145,9 +145,9 @@ class Study:
             failed += trial.user_attrs.get("outcome") == "failed"
             worker = trial.user_attrs.get("worker")
             if trial.state == _state("RUNNING") and worker != self._worker and self._dead(worker):
-                self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
-                if warm := trial.user_attrs.get("warm"):
+                if warm := trial.user_attrs.get("warm"):  # first, so that a kill in between asks twice and not never
                     self._study.enqueue_trial(warm, user_attrs={"warm": warm})
+                self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
         if failed > _MOST_FAILED + self.search.n_trials // 10:
             why = next(told.why for told in reversed(self.told()) if told.outcome == "failed")
             raise StageError(f"{failed} trials failed, the last with: {why}")

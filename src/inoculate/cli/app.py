@@ -72,14 +72,9 @@ def run_into(out: Path, kind: type[Stage], value: dict[str, Any], overrides: tup
     return run_one(out, kind, value, overrides, device, say)
 
 
-def check_workers(workers: int | None, on: str | None) -> None:
-    """Refuse a number that is none; workers that this machine will need begin with their imports."""
+def check_workers(workers: int | None) -> None:
     if workers is not None and workers < 1:
         raise InputError("at least one process is needed", field="--workers", found=workers)
-    if on is None and not ranks.launched():
-        from inoculate.experiments.processes import warm_up
-
-        warm_up(workers or 1)
 
 
 def run_stages(

@@ -153,15 +153,9 @@ def attack(
     """
     from inoculate.experiments.recipe import recipe_of
 
-    check_workers(workers, on)
+    check_workers(workers)
     if budget < 1:
         raise InputError("an attack needs at least one trial", field="--budget", found=budget, expected="1 or more")
-    if ordinary is None and not any(given.startswith("search.utility=") for given in overrides):
-        raise InputError(
-            "a model that babbles is not broken, and nothing would tell that it does",
-            field="--ordinary",
-            expected="ordinary requests, or --set search.utility=finetune_accuracy with an evaluate.task",
-        )
     raw: dict[str, Any] = {
         "name": f"attack/{Path(model).name}",
         "title": f"What it costs to break {model}",

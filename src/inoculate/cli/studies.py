@@ -47,7 +47,7 @@ def run(
     """
     from inoculate.experiments.recipe import load_recipes
 
-    check_workers(workers, on)
+    check_workers(workers)
     loaded = load_recipes(recipe, overrides)
     if print_config:
         import yaml

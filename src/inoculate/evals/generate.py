@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from inoculate.core.errors import InputError
+from inoculate.models.adapters import is_adapted
 from inoculate.models.weights import eval_mode
 
 if TYPE_CHECKING:
@@ -79,10 +80,8 @@ class NextToken:
     """One forward pass with a cache, given only the arguments that the model knows: what `generate` repeats."""
 
     def __init__(self, model: nn.Module) -> None:
-        from peft import PeftModel
-
         self.model = model
-        self.base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.base: Any = model.get_base_model() if is_adapted(model) else model
         known = inspect.signature(self.base.forward).parameters
         self.positions = "position_ids" in known
         self.extra = {"logits_to_keep": 1} if "logits_to_keep" in known else {}

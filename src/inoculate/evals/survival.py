@@ -105,6 +105,7 @@ def cost_ratio(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    resolution: float = 1.3,
 ) -> CostRatio:
     """Median cost of ours over theirs, each (costs, censored); the interval is a percentile bootstrap's, stretched.
 
@@ -121,17 +122,26 @@ def cost_ratio(
 
     Percentiles of few clusters are too narrow: the spread of n is taken over n where n − 1 say what it is worth. So
     each end is moved away from the ratio, on a logarithmic scale, to t/z √(n/(n − 1)) of its distance, with the
-    quantiles of Student's t at n − 1 and of the normal (n: clusters of the arm that has fewer). One cluster has no
-    interval, and a ratio of 0, which has no logarithm, keeps its percentiles. `benchmarks/ratio_coverage.py` says how
-    often either holds 1 where nothing was defended. After Hesterberg, The American Statistician 69 (2015) 371–386, who
-    stretches the levels of the percentiles; of three clusters no level reaches beyond the most extreme.
+    quantiles of Student's t at n − 1 and of the normal (n: clusters of the arm that has fewer). The distance is at
+    least `resolution`: an end may fall on the ratio itself, since a break is known to within two measured steps. Fewer
+    than three clusters have no interval, 0 to ∞; a ratio of 0, which has no logarithm, keeps its percentiles.
+    `benchmarks/ratio_coverage.py` says how often either holds 1 where nothing was defended. After Hesterberg, The
+    American Statistician 69 (2015) 371–386, who stretches the levels of the percentiles; of three clusters no level
+    reaches beyond the most extreme.
+
+    Args:
+        resolution: the factor to within which costs are known; the default is that of re-runs of 200 steps measured at
+            20 of them.
 
     Raises:
-        ValueError: as `kaplan_meier`; a cluster's label missing or too many; fewer than one resample.
+        ValueError: as `kaplan_meier`; a resolution below 1; a cluster's label missing or too many; fewer than one
+            resample.
     """
     arms = _checked(*ours), _checked(*theirs)
     labels = clusters or (range(len(arms[0][0])), range(len(arms[1][0])))
     _check_level(level)
+    if resolution < 1:
+        raise ValueError(f"expected a factor of at least 1, found {resolution}")
     if resamples < 1 or any(len(of_arm) != len(costs) for of_arm, (costs, _) in zip(labels, arms, strict=True)):
         raise ValueError(f"expected resamples and a cluster for each run, found {resamples} and {labels}")
     (mine, longest), (other, _) = (_medians(*arm, np.ones((1, len(arm[0])))) for arm in arms)
@@ -143,10 +153,12 @@ def cost_ratio(
     high = np.quantile(most, (1 + level) / 2, method="inverted_cdf")
     value = min(mine[0], longest[0]) / other[0]
     fewest = min(len(set(of_arm)) for of_arm in labels)
-    low, high = _stretched(float(value), float(low), float(high), fewest, level)
+    low, high = _stretched(float(value), float(low), float(high), fewest, level, resolution)
     return CostRatio(float(value), low, high, at_least=not math.isfinite(mine[0]))
 
 
+FEWEST = 3
+"""Seeds with fewer of which a ratio has no interval."""
 _HALF = 0.5 + 1e-9
 """A product of shares that is a half on paper can be rounded to just above it."""
 
@@ -204,16 +216,22 @@ def _drawn(labels: Sequence[Sequence[Hashable]], together: bool, resamples: int,
     return made
 
 
-def _stretched(value: float, low: float, high: float, n: int, level: float) -> tuple[float, float | None]:
+def _stretched(
+    value: float, low: float, high: float, n: int, level: float, resolution: float
+) -> tuple[float, float | None]:
     """The ends of an interval of percentiles, as far from the ratio as n clusters ask for."""
     from scipy.special import ndtri, stdtrit
 
-    if n < 2:
+    if n < FEWEST:
         return 0.0, None
     if value == 0:
         return low, _finite(high)
     factor = float(stdtrit(n - 1, (1 + level) / 2) / ndtri((1 + level) / 2)) * math.sqrt(n / (n - 1))
-    return value * min(1.0, low / value) ** factor, _finite(value * max(1.0, high / value) ** factor)
+    with np.errstate(divide="ignore", over="ignore"):  # an end of 0 or ∞ stays there
+        at, ends = np.log(value), np.log([low, high])
+        reach = factor * np.maximum(np.abs(ends - at), math.log(resolution))
+        least, most = np.exp(at - reach[0]), np.exp(at + reach[1])
+    return float(least), _finite(float(most))
 
 
 def _finite(number: float) -> float | None:

@@ -21,7 +21,7 @@ from inoculate.experiments.stage import (
     save_model,
     with_checkpointing,
 )
-from inoculate.models.adapters import Lora, add_lora
+from inoculate.models.adapters import Lora, add_lora, is_adapted
 from inoculate.models.load import load_model, load_tokenizer
 from inoculate.training.config import Training
 
@@ -73,11 +73,9 @@ def open_trainable(
     Raises:
         InputError: if the address is an adapter's, or there is no model.
     """
-    from peft import PeftModel
-
     (address, revision), dtype = address_of(base, upstream), "float32" if isinstance(base, Sandbox) else base.dtype
     model: Any = load_model(address, revision=revision, dtype=dtype)
-    if isinstance(model, PeftModel):
+    if is_adapted(model):
         raise InputError(
             "an adapter cannot be aligned by itself", field="base", found=address, expected="a whole model"
         )

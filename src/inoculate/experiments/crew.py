@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from inoculate.core import ranks
 from inoculate.core.errors import StageError
-from inoculate.experiments.processes import DIED, as_ours, submit, workers
+from inoculate.experiments.processes import DIED, as_ours, start_worker, submit
 from inoculate.experiments.stage import Context, Stage
 from inoculate.experiments.store import Store
 
@@ -49,13 +50,16 @@ class Crew(Protocol):
 class Processes:
     """Worker processes of this machine, each with its share of the cores. One that dies breaks the crew."""
 
-    def __init__(self, store: Store, context: Context, count: int) -> None:
+    def __init__(self, store: Store, context: Context, workers: int) -> None:
         self.broken = False
-        self._store, self._context, self._count = store, context, count
+        self._store, self._context, self._workers = store, context, workers
         self._running: dict[Future[bool], Stage] = {}
 
     def __enter__(self) -> Processes:
-        self._pool = workers(self._count, threads=max(1, (os.cpu_count() or 1) // self._count))
+        threads, spawn = max(1, (os.cpu_count() or 1) // self._workers), multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(
+            self._workers, mp_context=spawn, initializer=start_worker, initargs=(threads, os.getpid())
+        )
         return self
 
     def __exit__(
@@ -67,7 +71,7 @@ class Processes:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def room(self) -> int:
-        return self._count - len(self._running)
+        return self._workers - len(self._running)
 
     def start(self, stage: Stage, share: int) -> None:
         context = replace(self._context, workers=share)

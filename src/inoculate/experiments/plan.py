@@ -178,7 +178,8 @@ def work_cost(work: Work, over: Division, seen: Seen) -> Cost:
     Raises:
         InputError, RuntimeError: as `plan_cost.cost_of`.
     """
-    return together([(times, [cost_of(task, seen, over) for task in tasks]) for times, tasks in work.runs])
+    runs = [(times, [cost_of(task, seen, over) for task in tasks]) for times, tasks in work.runs]
+    return together(runs, work.copies)
 
 
 def _priced(row: Planned, hardware: Hardware, price: float, utilization: float, side_by_side: int) -> Planned:

@@ -146,15 +146,20 @@ def cost_of(task: Task, seen_before: Seen, over: Division = ALONE) -> Cost:
     )
 
 
-def together(runs: Sequence[tuple[int, Sequence[Cost]]]) -> Cost:
+def together(runs: Sequence[tuple[int, Sequence[Cost]]], copies: int = 0) -> Cost:
     """The cost of several runs, one after the other, each so many times and as dear as the dearest of some: work adds
-    up, memory does not. Of one run, once, that run's."""
+    up, memory does not. Of one run, once, that run's.
+
+    Args:
+        copies: models that are kept beside the one at work.
+    """
     dearest = [(times, max(costs, key=lambda cost: cost.flops or 0)) for times, costs in runs]
     known = all(cost.flops is not None for _, costs in runs for cost in costs)
     every = [cost for _, costs in runs for cost in costs]
     largest = max(every, key=lambda cost: cost.peak_bytes)
     return replace(
         largest,
+        peak_bytes=largest.peak_bytes + copies * largest.weights_bytes,
         training_flops=sum(times * cost.training_flops for times, cost in dearest),
         flops=sum(times * (cost.flops or 0) for times, cost in dearest) if known else None,
         bytes_read=sum(times * cost.bytes_read for times, cost in dearest),

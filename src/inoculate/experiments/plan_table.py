@@ -87,12 +87,20 @@ def _totals(plan: Plan) -> str:
 
 
 def _reasons(plan: Plan) -> list[str]:
-    named: dict[str, list[str]] = {}
+    named: dict[str, list[Planned]] = {}
     for row in plan.rows:
         if row.reason:
-            named.setdefault(row.reason, []).append(row.kind)
-            named[row.reason][0] = row.kind if len(named[row.reason]) > 1 else f"{row.kind} {row.title}".strip()
-    return [f"{names[0]}: {reason}" for reason, names in named.items()]
+            named.setdefault(row.reason, []).append(row)
+    return [f"{_names(rows)}: {reason}" for reason, rows in named.items()]
+
+
+def _names(rows: Sequence[Planned]) -> str:
+    """One row by its kind and title, several by their kinds."""
+    return (
+        ", ".join(dict.fromkeys(row.kind for row in rows))
+        if len(rows) > 1
+        else f"{rows[0].kind} {rows[0].title}".strip()
+    )
 
 
 def _assumed(plan: Plan) -> list[str]:

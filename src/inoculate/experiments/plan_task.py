@@ -59,6 +59,8 @@ class Work:
     runs: tuple[tuple[int, tuple[Task, ...]], ...]
     bound: str = ""
     """Why it may cost less than this; empty where it will not."""
+    copies: int = 0
+    """Models that are kept whole beside the one at work: a search attacks copies."""
 
     def tasks(self) -> list[Task]:
         """All that may be run."""
@@ -97,14 +99,15 @@ def _search(stage: SearchAttack) -> Work:
         return tuple(map(task_of, runs))
 
     own = search.n_trials + search.finals
-    runs = ((own, tasks(stage.validation, False)), (search.reruns, tasks(stage.evaluate, True)))
+    before = [(1, (task_of(Evaluate(model=stage.model, evaluate=one)),)) for one in (stage.validation, stage.evaluate)]
+    runs = ((own, tasks(stage.validation, False)), (search.reruns, tasks(stage.evaluate, True)), *before)
     title = f"{search.n_trials} trials, {search.finals} finalists, {search.reruns} re-runs{guard}"
-    return Work("search", title, runs, _TRIALS)
+    return Work("search", title, runs, _TRIALS, copies=1)
 
 
 _TRIALS = (
-    "at most: each trial as the dearest setting to its last step, while trials end where they break the model or are "
-    "given up"
+    "at most, but for trials that fail and are made up for: each trial as the dearest setting to its last step, while "
+    "trials end where they break the model or are given up"
 )
 
 

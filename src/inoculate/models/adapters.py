@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel
+    from typing_extensions import TypeIs
 
 AdapterMode = Literal["full", "continue", "merge", "qlora", "head", "embeddings"]
 """`full`: all weights are trained. `continue`: the attack goes on with the alignment's LoRA. `merge`: the alignment's
@@ -60,6 +62,13 @@ def _add_qlora(model: Any, lora: Lora, seed: int) -> PeftModel:
         del model.is_loaded_in_4bit
 
 
+def is_adapted(model: Any) -> TypeIs[PeftModel]:
+    """Whether a model has an adapter of peft's. Nobody else's model is one, so peft, which takes seconds, is not
+    imported to ask."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
+
+
 VECTOR = "security_vector"
 """Name of a security vector among the adapters of a model that has others."""
 
@@ -71,9 +80,8 @@ def add_vector(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         InputError: if the model has none of the target modules.
     """
     import torch
-    from peft import PeftModel
 
-    if not isinstance(model, PeftModel):
+    if not is_adapted(model):
         return add_lora(model, lora, seed)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
@@ -125,17 +133,15 @@ def prepare_attack(model: nn.Module, mode: AdapterMode, lora: Lora | None, seed:
     Raises:
         InputError: if `continue` is asked of a model without an adapter, or a fresh one without a shape.
     """
-    from peft import PeftModel
-
     if mode == "continue":
-        if not isinstance(model, PeftModel):
+        if not is_adapted(model):
             raise InputError(
                 "the model has no adapter to go on with", field="adapter_mode", found=mode, expected="full or merge"
             )
         for name, weight in model.named_parameters():
             weight.requires_grad_("lora_" in name)
         return model
-    if isinstance(model, PeftModel):
+    if is_adapted(model):
         model = model.merge_and_unload()
     if mode in FRESH_LORA:
         if lora is None:

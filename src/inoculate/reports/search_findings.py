@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from inoculate.evals.survival import FEWEST
 from inoculate.reports.runs import Arm
 from inoculate.reports.search_wording import cost_interval, cost_text, ratio_interval_text, ratio_text
 from inoculate.reports.searches import STEPS, Search, SearchStudy
@@ -67,8 +68,8 @@ def _worth(study: SearchStudy, arm: Arm) -> str:
             return "no ratio: the undefended model was broken before the first step"
         held = cost is not None and cost.value is None
         return "no ratio: the undefended model did not break" + (" either" if held else ", this one did")
-    if len(study.of(arm)) == 1:
-        tail = "one seed: no interval to judge it by"
+    if (seeds := len(study.of(arm))) < FEWEST:
+        tail = f"{count(seeds, 'seed')}: no interval to judge it by"
         return f"{'at least ' if found.at_least else ''}{times(found.value)} times the undefended cost; {tail}"
     if found.high is not None and found.high < 1:
         return "breaks sooner than undefended"

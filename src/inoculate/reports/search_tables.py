@@ -38,7 +38,7 @@ def cost_table(study: SearchStudy) -> Table:
     note = (
         "Cost: median over seeds and re-runs by Kaplan and Meier, with its pointwise 95% interval, which takes re-runs "
         "of a seed for independent; “>” where fewer than half broke. Ratio: median over the undefended model's median, "
-        "95% bootstrap over seeds and the runs of each, which of few seeds is too narrow; “≥” where the defense's "
+        "95% bootstrap over seeds and the runs of each, as wide as so few seeds ask for; “≥” where the defense's "
         "median was not reached. A run that "
         "diverged before it broke is in neither. A break is known to within the steps between two measurements. Trials "
         "of search: until the first that broke the model on the attacker's own prompts, one number per seed."

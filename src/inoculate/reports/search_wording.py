@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from inoculate.evals.survival import Cost, CostRatio
+from inoculate.evals.survival import FEWEST, Cost, CostRatio
 from inoculate.reports.searches import TRIALS, Axis, Costs
 from inoculate.reports.wording import scientific, times, value_text
 
@@ -71,8 +71,8 @@ def ratio_interval_text(found: CostRatio | None, seeds: int) -> str:
     """The interval of a ratio, or why there is none."""
     if found is None or found.value is None or found.low is None:
         return ""
-    if seeds == 1:
-        return "one seed: no interval"
+    if seeds < FEWEST:
+        return f"{'one seed' if seeds == 1 else f'{seeds} seeds'}: no interval"
     if found.high is None:
         return f"95% CI from {times(found.low)} up, {seeds} seeds"
     if found.low == found.high:

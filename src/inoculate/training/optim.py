@@ -41,6 +41,8 @@ def build_schedule(
     optimizer: torch.optim.Optimizer, training: Training, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The schedule named by `training.lr_scheduler_type`, over `steps` optimizer steps."""
+    if training.lr_scheduler_type == "constant":  # transformers' schedules import peft, which takes a worker seconds
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     from transformers import get_scheduler
 
     return get_scheduler(training.lr_scheduler_type, optimizer, training.warmup_steps, steps)

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, Dataset, RandomSampler
 from transformers import Trainer
 
 from inoculate.core import ranks
@@ -35,7 +36,9 @@ class Defended(_Base):
     """What makes a `Trainer` train with a defense; to be inherited beside it, and before it.
 
     Under a launcher each process brings its own batch, as everywhere in `Trainer`, and the defense's gradient is that
-    of all of them together: the steps of one process with batches so many times as large.
+    of all of them together: the steps of one process with batches so many times as large, where these divide the rows
+    evenly. Micro-batches count by their answer tokens. All micro-batches of a step see the same random numbers, as in
+    `inoculate.fit`. What the defense measures is logged beside the loss.
 
     Args:
         defense: the objective; `compute_loss` and label smoothing are not used.
@@ -43,8 +46,8 @@ class Defended(_Base):
             of `per_device_train_batch_size` as often as needed.
 
     Raises:
-        InputError: if a role has no dataset, or fewer rows than there are processes; for fp16, DeepSpeed, FSDP, and in
-            several processes for a defense that trains in one alone.
+        InputError: if a role has no dataset with a length, or fewer rows than there are processes; for fp16, DeepSpeed,
+            FSDP, several GPUs in one process, and in several processes for a defense that trains in one alone.
     """
 
     def __init__(
@@ -61,26 +64,59 @@ class Defended(_Base):
         super().__init__(*args, **kwargs)
         self.defense = defense
         self._check()
-        roles = {role: self._prepared(given[role], role) for role in defense.needs if role != "align"}
-        self._roles = {role: self._endless(dataset, role) for role, dataset in roles.items()}
+        self._datasets = {role: self._prepared(given[role], role) for role in defense.needs if role != "align"}
+        for role, dataset in self._datasets.items():
+            if not hasattr(dataset, "__len__"):
+                expected = "a dataset with a length and rows by number"
+                raise InputError("it cannot be shuffled", field=f"role_datasets.{role}", expected=expected)
+            if len(dataset) < ranks.count():
+                expected = f"at least {ranks.count()}, one for each process"
+                raise InputError("too few rows", field=f"role_datasets.{role}", found=len(dataset), expected=expected)
+        self._roles: dict[str, Iterator[dict[str, Any]]] = {}
+        self._step: deque[dict[str, list[Batch]]] = deque()
         self._course: Course | None = None
         self._course_step = -1
+        self._metrics_since_log: dict[str, list[float]] = defaultdict(list)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The micro-batches of a step, as `Trainer` takes them; those of the other roles are drawn beside them."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._step = self._drawn(samples)
+        return samples, items
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch: the defense's gradient, over the number of accumulation steps, is added to `.grad`."""
         model.train()
         model = self.accelerator.unwrap_model(model)  # gradients are summed over processes by the defense's own verbs
-        needs = self.defense.needs
-        drawn = {"align": [inputs]} | {role: list(islice(it, needs[role])) for role, it in self._roles.items()}
-        batches = {role: [_share(self._prepare_inputs(batch)) for batch in found] for role, found in drawn.items()}
+        batches, parts = self._step.popleft(), self.current_gradient_accumulation_steps
         rank = () if ranks.rank() == 0 else ("rank", ranks.rank())
-        parts = self.args.gradient_accumulation_steps
         with self.compute_loss_context_manager(), averaged(model, parts), forked_rng(self.args.device):
-            torch.manual_seed(derive(self.args.seed, "step", self.state.global_step, *rank))  # as in `fit`
+            torch.manual_seed(derive(self.args.seed, "step", self.state.global_step, *rank))
             metrics = self._objective(model).backward(model, batches)
+        for name, value in metrics.items():
+            self._metrics_since_log[name].append(value)
         # of several defenses together each measures under its own name, the alignment first; a plug-in may measure none
         loss = next((value for name, value in metrics.items() if name.endswith("align_loss")), math.nan)
         return torch.tensor(loss, device=self.args.device) / parts
+
+    def _drawn(self, samples: list[dict[str, Any]]) -> deque[dict[str, list[Batch]]]:
+        """For each micro-batch of a step its batches by role, weighted by answer tokens over the whole step."""
+        needs, parts = self.defense.needs, len(samples)
+        if not self._roles:
+            made = self.state.global_step * self.args.gradient_accumulation_steps  # before a checkpoint
+            self._roles = {role: self._endless(role, made * needs[role]) for role in self._datasets}
+        found = {role: list(islice(batches, needs[role] * parts)) for role, batches in self._roles.items()}
+        found = {
+            role: _weighted([self._prepare_inputs(b) for b in of]) for role, of in {"align": samples, **found}.items()
+        }
+        return deque({role: of[i * needs[role] :][: needs[role]] for role, of in found.items()} for i in range(parts))
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Beside the loss, the mean since the last time of each thing that the defense measured."""
+        if "loss" in logs and self._metrics_since_log:
+            logs |= {name: sum(values) / len(values) for name, values in self._metrics_since_log.items()}
+            self._metrics_since_log.clear()
+        super().log(logs, *args, **kwargs)
 
     def _check(self) -> None:
         """Refuse what would take other steps than the defense's."""
@@ -90,6 +126,7 @@ class Defended(_Base):
             ("fp16", self.args.fp16, "bf16: gradients are taken here, where no scaler sees them"),
             ("deepspeed", self.is_deepspeed_enabled, sharded),
             ("fsdp", self.is_fsdp_enabled, sharded),
+            ("n_gpu", self.args.n_gpu > 1 and self.args.n_gpu, "a process for each: `accelerate launch`"),
         ):
             if found:
                 raise InputError("not with a defense as the objective", field=field, found=found, expected=expected)
@@ -119,23 +156,16 @@ class Defended(_Base):
 
         return self._remove_unused_columns(dataset, role) if isinstance(dataset, Table) else dataset
 
-    def _endless(self, dataset: Any, role: str) -> Iterator[dict[str, Any]]:
+    def _endless(self, role: str, skipped: int) -> Iterator[dict[str, Any]]:
+        """A role's batches, from one on; in several processes this one's share of each."""
         # an order for each role, and one for harmful answers and their safe counterparts
+        dataset, share = self._datasets[role], Share(ranks.rank(), ranks.count())
         shuffle = torch.Generator().manual_seed(derive(self.args.seed, PAIRED.get(role, role)))
-        share, rows = Share(ranks.rank(), ranks.count()), len(dataset)
-        if rows < share.ranks:
-            expected = f"at least {share.ranks}, one for each process"
-            raise InputError("too few rows", field=f"role_datasets.{role}", found=rows, expected=expected)
         size = self.args.per_device_train_batch_size * share.ranks
-        whole = BatchSampler(
-            RandomSampler(dataset, generator=shuffle), size, drop_last=share.ranks > 1 and size <= rows
-        )
-        return self._batches(dataset, whole, share)
-
-    def _batches(self, dataset: Any, whole: BatchSampler, share: Share) -> Iterator[dict[str, Any]]:
-        while True:
-            own = [[rows[i] for i in share.of(len(rows))] for rows in whole]
-            yield from DataLoader(dataset, batch_sampler=own, collate_fn=self.data_collator)
+        # a short last batch is left out, as it might have no row for some process
+        epoch = BatchSampler(RandomSampler(dataset, generator=shuffle), size, drop_last=size <= len(dataset))
+        for rows in islice(chain.from_iterable(repeat(epoch)), skipped, None):
+            yield self.data_collator([dataset[rows[i]] for i in share.of(len(rows))])
 
 
 class DefenseTrainer(Defended, Trainer):
@@ -145,10 +175,14 @@ class DefenseTrainer(Defended, Trainer):
     """
 
 
-def _share(batch: Batch) -> Batch:
-    """A batch, in several processes with its weight in the mean over all: by answer tokens, or a classifier's rows."""
-    if ranks.count() == 1:
-        return batch
-    labels = batch["labels"]
-    own = int((labels[:, 1:] != IGNORED).sum()) if labels.dim() > 1 else len(labels)
-    return {**batch, "loss_weight": torch.tensor(own / ranks.total(own), device=labels.device)}
+def _weighted(batches: list[Batch]) -> list[Batch]:
+    """Batches whose mean losses, times `loss_weight`, average to that of all of them, in all processes: by answer
+    tokens, or a classifier's rows. One batch of one process stays as it is."""
+    if len(batches) * ranks.count() < 2:
+        return batches
+    own = [int((b["labels"][:, 1:] != IGNORED).sum()) if b["labels"].dim() > 1 else len(b["labels"]) for b in batches]
+    share = len(batches) / ranks.total(sum(own)) if batches else 0.0
+    return [
+        {**batch, "loss_weight": torch.tensor(share * n, device=batch["labels"].device)}
+        for batch, n in zip(batches, own, strict=True)
+    ]
