@@ -21,14 +21,18 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: no room, or no right.
     """
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
+    fresh = ""
     try:
+        handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         Path(fresh).chmod(0o644)
         Path(fresh).replace(path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
+    except BaseException as error:
+        if fresh:
+            Path(fresh).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # of the file that was asked for, and not of the one beside it
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
