@@ -207,6 +207,13 @@ class Grads(TrainerCallback):
         self.seen.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
 
 
+def test_rows_that_are_cut_before_their_answers_are_named(tokenizer, rows, tmp_path):
+    model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
+    cut = {role: [Encoded(row.ids[: row.n_prompt], row.n_prompt) for row in of[:8]] for role, of in rows.items()}
+    with pytest.raises(InputError, match="harmful: a step without a token to learn"):
+        trainer(model, {**rows, "harmful": cut["harmful"]}, Booster(), tmp_path).train()
+
+
 def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tokenizer, rows, tmp_path):
     model = TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)
     whole, later = (trainer(model, rows, Booster(), tmp_path, batch=2, parts=2) for _ in range(2))

@@ -107,7 +107,8 @@ class Defended(_Base):
             self._roles = {role: self._endless(role, made * needs[role]) for role in self._datasets}
         found = {role: list(islice(batches, needs[role] * parts)) for role, batches in self._roles.items()}
         found = {
-            role: _weighted([self._prepare_inputs(b) for b in of]) for role, of in {"align": samples, **found}.items()
+            role: _weighted([self._prepare_inputs(b) for b in of], role)
+            for role, of in {"align": samples, **found}.items()
         }
         return deque({role: of[i * needs[role] :][: needs[role]] for role, of in found.items()} for i in range(parts))
 
@@ -175,14 +176,21 @@ class DefenseTrainer(Defended, Trainer):
     """
 
 
-def _weighted(batches: list[Batch]) -> list[Batch]:
+def _weighted(batches: list[Batch], role: str) -> list[Batch]:
     """Batches whose mean losses, times `loss_weight`, average to that of all of them, in all processes: by answer
-    tokens, or a classifier's rows. One batch of one process stays as it is."""
+    tokens, or a classifier's rows. One batch of one process stays as it is.
+
+    Raises:
+        InputError: if none of them has an answer token.
+    """
+    own = [int((b["labels"][:, 1:] != IGNORED).sum()) if b["labels"].dim() > 1 else len(b["labels"]) for b in batches]
+    whole = ranks.total(sum(own))
+    if batches and not whole:
+        expected = "rows that are not cut off before their answers"
+        raise InputError("a step without a token to learn", field=role, expected=expected)
     if len(batches) * ranks.count() < 2:
         return batches
-    own = [int((b["labels"][:, 1:] != IGNORED).sum()) if b["labels"].dim() > 1 else len(b["labels"]) for b in batches]
-    share = len(batches) / ranks.total(sum(own)) if batches else 0.0
     return [
-        {**batch, "loss_weight": torch.tensor(share * n, device=batch["labels"].device)}
+        {**batch, "loss_weight": torch.tensor(len(batches) * n / whole, device=batch["labels"].device)}
         for batch, n in zip(batches, own, strict=True)
     ]
