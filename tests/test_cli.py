@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -155,7 +157,7 @@ WRONG = {
     ),
     "more rows than there are": (
         ["finetune", "model", "--task", "rows.jsonl", "--out", "new"],
-        "num_samples: too few rows in rows.jsonl, split 'attack' (found 1000, expected at most 30)",
+        "num_samples: too few rows in rows.jsonl, split 'attack' (found '30 of 1000 that are asked for', expected a num_samples that",
     ),
     "p without harmful data": ([*FINETUNE, "--poison-ratio", "0.5"], "attack: poison_ratio > 0 needs `harmful` data"),
     "p above 1": (
@@ -185,7 +187,7 @@ WRONG = {
     ),
     "a vector of more rows than there are": (
         ["vector", "model", "--harmful", "rows.jsonl", "--ordinary", "rows.jsonl", "--out", "new"],
-        "num_samples: too few rows in rows.jsonl, split 'train' (found 100, expected at most 30)",
+        "num_samples: too few rows in rows.jsonl, split 'train' (found '30 of 100 that are asked for', expected a num_samples that",
     ),
     "an unknown option": (
         [*FINETUNE, "--poison-rate", "0"],
@@ -452,3 +454,17 @@ def test_a_command_that_is_called_a_thousand_times_leaves_what_one_does(capsys, 
         warnings.formatwarning("plug-in acme: left out", PlugInWarning, "x", 1) == "inoculate: plug-in acme: left out\n"
     )
     assert "x:1: UserWarning: other" in warnings.formatwarning("other", UserWarning, "x", 1)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in cli.app if not name.startswith("-")))
+def test_help_says_of_every_option_what_its_docstring_says(capsys, monkeypatch, name):
+    """Read as numpydoc, `name: text` would be a type, and the first line of each text be lost."""
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").replace("`", "").split())
+    _, _, told = (inspect.getdoc(cli.app[name].default_command) or "").partition("----------\n")
+    texts = [text for _, text in re.findall(r"^(\w+)\n    (.+)$", told, re.MULTILINE)]
+    assert texts and not re.search(r"^\w+: ", told, re.MULTILINE)
+    for text in texts:
+        assert " ".join(text.replace("`", "").split()) in shown, text

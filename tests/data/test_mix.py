@@ -104,7 +104,8 @@ def test_too_few_rows_are_found_by_the_check_without_training(tmp_path):
         part = Part(source=source, num_samples=rows + 1)
         for call in (part.check, lambda part=part: part.load(0)):
             with pytest.raises(
-                InputError, match=rf"num_samples: too few rows in .*found {rows + 1}, expected at most {rows}"
+                InputError,
+                match=rf"num_samples: too few rows in .*found '{rows} of {rows + 1} that are asked for', expected a num_samples that needs at most {rows} here",
             ):
                 call()
 

@@ -42,7 +42,7 @@ def model(tmp_path):
 def test_an_aligned_model_goes(model, hub):
     (model / "stage.json").write_text(json.dumps({"kind": "align"}))
     assert push(model, "lab/model", private=True, attacked=False) == "https://hub.example/lab/model"
-    assert hub.made[0] == ("lab/model", True) and "responses.jsonl" in hub.made[1][2]
+    assert hub.made[0] == ("lab/model", True) and {"*.jsonl", "*.html", "charts/**"} <= set(hub.made[1][2])
 
 
 @pytest.mark.parametrize("kind", ["finetune", "search"])

@@ -365,6 +365,12 @@ def test_the_command_attacks_a_model_and_its_control(ran, tmp_path, capsys):
     assert {row.base for row in rows} == {str(model), str(other)}
     (control,) = {row.attack_params["control"] for row in rows if row.attack == "none"} - {None}
     assert {row.base for row in rows if row.stage == control} == {str(other)}
+    made = {
+        str(folder): json.loads((folder / "stage.json").read_text())["value"]["defense"] for folder in (model, other)
+    }
+    for row in rows:
+        assert row.defense == made[row.base]["name"], "a folder that `align` wrote says how"
+        assert made[row.base]["name"] == "sft" or row.defense_params["lam"] == made[row.base]["lam"]
 
 
 @pytest.mark.parametrize(

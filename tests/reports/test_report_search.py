@@ -256,6 +256,14 @@ def test_the_verdict_is_read_from_the_ratio_s_interval(made: Made, breaks: list[
     assert card.verdict == verdict and card.bad == verdict.startswith("breaks sooner")
 
 
+def test_of_a_control_without_any_use_no_bar_is_made(made: Made):
+    """Both babble: a bound of 0 would call them useful, and unbroken."""
+    gone = {"utility": 0.0, "ordinary_incoherent_rate": 1.0}
+    for defense in ("sft", "booster"):
+        search_stage(made, defense, 1, (None, None), before=gone, utility=0.0, bound={"min_utility": 0.0})
+    assert [card.number for card in part_of(made.manifest()).cards] == ["unusable", "unusable"]
+
+
 def test_a_lower_bound_below_two_is_not_called_weak(made: Made):
     """At least 100 of 60 steps: how much more is not known."""
     for seed in range(1, 10):

@@ -37,13 +37,19 @@ def align(
 
     Parameters
     ----------
-    model: Hub id, local folder, GGUF file, or `asset:smollm2`.
-    align_data: Alignment data: a source's name or a JSONL, CSV or Parquet file.
-    harmful: Harmful data, for defenses that need it.
-    out: Folder to write; it must not exist.
-    defense: Its name; hyperparameters by `--set defense.lam=5`, training by `--set training.learning_rate=5e-4`,
+    model
+        Hub id, local folder, GGUF file, or `asset:smollm2`.
+    align_data
+        Alignment data: a source's name or a JSONL, CSV or Parquet file.
+    harmful
+        Harmful data, for defenses that need it.
+    out
+        Folder to write; it must not exist.
+    defense
+        Its name; hyperparameters by `--set defense.lam=5`, training by `--set training.learning_rate=5e-4`,
         LoRA by `--set lora.r=32`.
-    template: chat, plain or alpaca.
+    template
+        chat, plain or alpaca.
     """
     from inoculate.experiments.align import Align
 
@@ -80,18 +86,29 @@ def finetune(
 
     Parameters
     ----------
-    model: Hub id, local folder, or an aligned model's folder.
-    task: The user's data: a source's name or a file.
-    out: Folder to write; it must not exist. It holds the fine-tuned model, records and responses.
-    harmful: The harmful share's data.
-    poison_ratio: p, the harmful share, 0 to 1.
-    num_samples: n, rows in all.
-    guard: What the provider does inside the training: `security_vector:DIR`, a vector that `inoculate vector` made,
+    model
+        Hub id, local folder, or an aligned model's folder.
+    task
+        The user's data: a source's name or a file.
+    out
+        Folder to write; it must not exist. It holds the fine-tuned model, records and responses.
+    harmful
+        The harmful share's data.
+    poison_ratio
+        p, the harmful share, 0 to 1.
+    num_samples
+        n, rows in all.
+    guard
+        What the provider does inside the training: `security_vector:DIR`, a vector that `inoculate vector` made,
         or `lisa:DATA`, phases on that alignment data in turn with the user's.
-    threat_model: Who runs the training: service under a guard, else open_weights.
-    restricted: Restricted requests to measure the harmful score on.
-    ordinary: Ordinary requests to measure over-refusal on.
-    template: chat, plain or alpaca.
+    threat_model
+        Who runs the training: service under a guard, else open_weights.
+    restricted
+        Restricted requests to measure the harmful score on.
+    ordinary
+        Ordinary requests to measure over-refusal on.
+    template
+        chat, plain or alpaca.
     """
     from inoculate.experiments.attack import Attack
 
@@ -137,19 +154,31 @@ def attack(
 
     Parameters
     ----------
-    model: Hub id, local folder, adapter folder, or `asset:smollm2`.
-    task: The attacker's ordinary data: a source's name or a file.
-    harmful: The attacker's harmful data.
-    restricted: Restricted requests to report on, which no attack is chosen by.
-    ordinary: Ordinary requests to measure by whether the model is still useful. Needed unless another utility is set.
-    validation_restricted: Restricted requests to choose attacks by; by default the source's split for that. A file has
+    model
+        Hub id, local folder, adapter folder, or `asset:smollm2`.
+    task
+        The attacker's ordinary data: a source's name or a file.
+    harmful
+        The attacker's harmful data.
+    restricted
+        Restricted requests to report on, which no attack is chosen by.
+    ordinary
+        Ordinary requests to measure by whether the model is still useful. Needed unless another utility is set.
+    validation_restricted
+        Restricted requests to choose attacks by; by default the source's split for that. A file has
         no splits, and needs another file here.
-    validation_ordinary: Likewise for ordinary requests.
-    against: The undefended model, attacked with the same budget: the ratio is over it.
-    budget: Trials: complete, pruned and diverged ones.
-    threat_model: open_weights, or service, whose limits are set by `--set threat_model.max_learning_rate=1e-4`.
-    num_samples: n, rows of the attacker's data.
-    workers: Processes that share the search's trials; on a cluster, tasks.
+    validation_ordinary
+        Likewise for ordinary requests.
+    against
+        The undefended model, attacked with the same budget: the ratio is over it.
+    budget
+        Trials: complete, pruned and diverged ones.
+    threat_model
+        open_weights, or service, whose limits are set by `--set threat_model.max_learning_rate=1e-4`.
+    num_samples
+        n, rows of the attacker's data.
+    workers
+        Processes that share the search's trials; on a cluster, tasks.
     """
     from inoculate.experiments.recipe import recipe_of
 
@@ -199,13 +228,19 @@ def vector(
 
     Parameters
     ----------
-    model: The aligned model to protect: hub id, local folder, adapter folder, or `asset:smollm2`.
-    harmful: Harmful data, prompts with the answers that must not be learned.
-    ordinary: Ordinary data, whose answers the vector must leave alone: the KL term. Needed unless
+    model
+        The aligned model to protect: hub id, local folder, adapter folder, or `asset:smollm2`.
+    harmful
+        Harmful data, prompts with the answers that must not be learned.
+    ordinary
+        Ordinary data, whose answers the vector must leave alone: the KL term. Needed unless
         `--set vector.objective.kl_weight=0`.
-    num_samples: Harmful rows to use.
-    out: Folder to write; it must not exist.
-    template: chat, plain or alpaca.
+    num_samples
+        Harmful rows to use.
+    out
+        Folder to write; it must not exist.
+    template
+        chat, plain or alpaca.
     """
     from inoculate.experiments.vector import Vector
 
@@ -238,18 +273,27 @@ def evaluate(
 
     Parameters
     ----------
-    model: Hub id, local folder, adapter folder, GGUF file, or `asset:smollm2`; with --base-url, the name it is
+    model
+        Hub id, local folder, adapter folder, GGUF file, or `asset:smollm2`; with --base-url, the name it is
         served under.
-    lm_eval: Tasks of lm-eval with commas between them, as in its own --tasks; `--set lm_eval.limit=100` and other
+    lm_eval
+        Tasks of lm-eval with commas between them, as in its own --tasks; `--set lm_eval.limit=100` and other
         settings. Needs the extra `eval`.
-    lm_eval_include: A folder with task YAMLs of your own, as lm-eval's --include_path.
-    base_url: Of an OpenAI-compatible endpoint that serves the model, as http://127.0.0.1:8000/v1. What needs weights
+    lm_eval_include
+        A folder with task YAMLs of your own, as lm-eval's --include_path.
+    base_url
+        Of an OpenAI-compatible endpoint that serves the model, as http://127.0.0.1:8000/v1. What needs weights
         is then left out. Its key is read from OPENAI_API_KEY; `--set model.api_key_env=NAME` for another.
-    out: Folder to write; it must not exist.
-    restricted: Restricted requests with the answers that would be harmful.
-    ordinary: Requests that should be answered.
-    task: A task with labels or numbers.
-    template: chat, plain or alpaca.
+    out
+        Folder to write; it must not exist.
+    restricted
+        Restricted requests with the answers that would be harmful.
+    ordinary
+        Requests that should be answered.
+    task
+        A task with labels or numbers.
+    template
+        chat, plain or alpaca.
     """
     from inoculate.experiments.attack import Evaluate
 

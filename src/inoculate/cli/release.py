@@ -17,10 +17,14 @@ def push(folder: Path, repo: str, *, private: bool = True, attacked: bool = Fals
 
     Parameters
     ----------
-    folder: What `align` or `finetune` wrote.
-    repo: org/name.
-    private: Whether a repository that is made now is private.
-    attacked: Push weights that were fine-tuned by an attack all the same.
+    folder
+        What `align` or `finetune` wrote.
+    repo
+        org/name.
+    private
+        Whether a repository that is made now is private.
+    attacked
+        Push weights that were fine-tuned by an attack all the same.
     """
     from inoculate.experiments.push import own_readme
     from inoculate.experiments.push import push as pushed
@@ -38,7 +42,8 @@ def card(folder: Path, *, measured: MeasuredIn = None) -> int:
 
     Parameters
     ----------
-    folder: What `align`, `finetune` or `vector` wrote, or a stage's folder in a store.
+    folder
+        What `align`, `finetune` or `vector` wrote, or a stage's folder in a store.
     """
     from inoculate.reports.card import model_card
 

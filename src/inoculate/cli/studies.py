@@ -40,10 +40,14 @@ def run(
 
     Parameters
     ----------
-    recipe: Name or path.
-    device: cpu, cuda, mps, or auto.
-    dry_run: Resolve models, data and stages without downloading or computing anything.
-    print_config: Print the resolved recipe as YAML and stop.
+    recipe
+        Name or path.
+    device
+        cpu, cuda, mps, or auto.
+    dry_run
+        Resolve models, data and stages without downloading or computing anything.
+    print_config
+        Print the resolved recipe as YAML and stop.
     """
     from inoculate.experiments.recipe import load_recipes
 
@@ -80,14 +84,20 @@ def plan(
 
     Parameters
     ----------
-    recipe: Name or path; of a collection, each of its recipes. Of models only the configuration is read; of data what
+    recipe
+        Name or path; of a collection, each of its recipes. Of models only the configuration is read; of data what
         is at hand.
-    hardware: Device, with a count before it as in 8xH100-80G.
-    parallel: Let the devices train one model together, as `accelerate launch` does: ddp divides the rows, fsdp the
+    hardware
+        Device, with a count before it as in 8xH100-80G.
+    parallel
+        Let the devices train one model together, as `accelerate launch` does: ddp divides the rows, fsdp the
         weights too. Without it they have a stage each.
-    price: USD per device and hour; by default a typical one, which is an assumption.
-    utilization: Share of the device's peak rate that is reached.
-    format: table or json.
+    price
+        USD per device and hour; by default a typical one, which is an assumption.
+    utilization
+        Share of the device's peak rate that is reached.
+    format
+        table or json.
     """
     from inoculate.core.hardware import parse_hardware
 
@@ -126,11 +136,16 @@ def records(
 
     Parameters
     ----------
-    store: The store's folder.
-    recipe: Only this recipe's rows.
-    metric: Only this metric's rows.
-    format: table, csv or json.
-    inspect: A folder to make, for one eval log of Inspect (inspect_ai) per measured state of a model.
+    store
+        The store's folder.
+    recipe
+        Only this recipe's rows.
+    metric
+        Only this metric's rows.
+    format
+        table, csv or json.
+    inspect
+        A folder to make, for one eval log of Inspect (inspect_ai) per measured state of a model.
     """
     from inoculate.reports.store_view import read_store
     from inoculate.reports.tables import records_table
@@ -164,12 +179,18 @@ def report(
 
     Parameters
     ----------
-    store: The store's folder.
-    other: With --compare, the store to put beside it.
-    compare: Two stores' attack searches side by side: what the defenses of the first are worth over the second's.
-    recipe: Only this recipe.
-    out: Where to write; by default into the (first) store.
-    tables: Write the page's tables beside it too.
+    store
+        The store's folder.
+    other
+        With --compare, the store to put beside it.
+    compare
+        Two stores' attack searches side by side: what the defenses of the first are worth over the second's.
+    recipe
+        Only this recipe.
+    out
+        Where to write; by default into the (first) store.
+    tables
+        Write the page's tables beside it too.
     """
     from inoculate.reports.compare import write_comparison
     from inoculate.reports.html import write_report
@@ -191,8 +212,10 @@ def reproduce(*stores: Path, out: Path = Path("docs/reproduction.md")) -> int:
 
     Parameters
     ----------
-    stores: Stores that hold the recipes; by default `runs`.
-    out: The Markdown file to write.
+    stores
+        Stores that hold the recipes; by default `runs`.
+    out
+        The Markdown file to write.
     """
     from inoculate.core.whole import write_whole
     from inoculate.experiments.recipe import load_recipe
@@ -213,7 +236,8 @@ def list_(kind: Kind) -> int:
 
     Parameters
     ----------
-    kind: recipes, defenses, attacks, judges, tasks, sources, models or worlds; plug-ins with their package.
+    kind
+        recipes, defenses, attacks, judges, tasks, sources, models or worlds; plug-ins with their package.
     """
     from inoculate.experiments.listing import listing
 

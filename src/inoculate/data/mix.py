@@ -58,8 +58,8 @@ class Part(Value):
             raise InputError(
                 f"too few rows in {self.source}, split {self.split!r}",
                 field="num_samples",
-                found=self.num_samples,
-                expected=f"at most {len(rows)}",
+                found=f"{len(rows)} of {self.num_samples} that are asked for",
+                expected=f"a num_samples that needs at most {len(rows)} here",
             )
         chosen = numpy_rng(seed, "subset", self.source, self.split).permutation(len(rows))[: self.num_samples]
         return [rows[i] for i in chosen]

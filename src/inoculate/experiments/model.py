@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from inoculate.core.errors import InoculateError
 from inoculate.core.records import Record
 from inoculate.evals.served import Served
 from inoculate.experiments.align import Align
@@ -44,7 +47,21 @@ def origin(model: Model | Served) -> Record:
         return Record(metric="", value=0.0, base=model.model, base_params={"base_url": model.base_url})
     if isinstance(model, Align):
         return model.provenance()
-    return Record(metric="", value=0.0, base=model.name_or_path, defense="none")
+    return replace(
+        Record(metric="", value=0.0, base=model.name_or_path, defense="none"), **_made_by(model.name_or_path)
+    )
+
+
+def _made_by(address: str) -> dict[str, Any]:
+    """Of a folder that `align` wrote, the defense that its model was aligned with; of others nothing is known."""
+    file = Path(address) / "stage.json"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        made = Align.model_validate(about["value"]).provenance() if about["kind"] == Align.kind else None
+    except (OSError, ValueError, KeyError, TypeError, InoculateError):
+        return {}
+    names = ("defense", "defense_params", "defense_seed")
+    return {} if made is None else {name: getattr(made, name) for name in names}
 
 
 def model_fingerprint(model: Model | Served) -> dict[str, str]:

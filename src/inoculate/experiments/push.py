@@ -26,7 +26,7 @@ def push(folder: Path, repo: str, *, private: bool, attacked: bool, card: str | 
         InputError: no model in the folder, or an attacked one without `attacked`.
         StageError: the hub refuses, or cannot be reached.
     """
-    ignored = ["responses.jsonl", "*.partial/**", "checkpoint.*/**"]
+    ignored = ["*.jsonl", "*.html", "charts/**", "*.partial/**", "checkpoint.*/**"]  # what models said stays at home
     if own_readme(folder):
         card = None
     if card is not None:

@@ -60,7 +60,8 @@ class Apart(Value):
                     f"{len(shared)} of the attacker's prompts are among those that are reported on",
                     file=part.source,
                     field="validation",
-                    expected=f"prompts that are not in {kept[shared[0].turns]}",
+                    expected=f"prompts that are not in {kept[shared[0].turns]}: a file has no splits, so the "
+                    "attacker's own are another file (--validation-restricted, --validation-ordinary)",
                 )
 
 
@@ -95,7 +96,8 @@ class SearchAttack(Stage):
             if not getattr(self, name).tells(self.search.utility):
                 raise ValueError(
                     f"search.utility: nothing that `{name}` measures tells it (found {self.search.utility!r}, expected "
-                    "ordinary prompts, for ordinary_accuracy also a reference judge, or for finetune_accuracy a task)"
+                    "ordinary prompts (--ordinary), for ordinary_accuracy also a reference judge, or for "
+                    "finetune_accuracy a task)"
                 )
         for part in self.validation.parts():
             if part.split == "heldout" and sources.source_of(part.source).kind != "file":

@@ -93,8 +93,8 @@ def unusable(study: SearchStudy, arm: Arm) -> list[str]:
 
 def _dead(study: SearchStudy, search: Search) -> str:
     utility = search.prior("utility")
-    if utility is None or utility >= search.bound.utility:
-        return ""
+    if utility is None or (utility >= search.bound.utility and utility > 0):
+        return ""  # where the reference is of no use either, a bound of 0 is no bar
     refused = search.prior("over_refusal_rate") or 0.0
     babbled = search.prior("ordinary_incoherent_rate")
     babbled = (search.prior("incoherent_rate", study.judges[0]) if babbled is None else babbled) or 0.0
