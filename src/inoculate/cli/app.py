@@ -30,7 +30,9 @@ Overrides: TypeAlias = Annotated[
 StorePath: TypeAlias = Annotated[Path, Parameter(name="--store", help="Folder that keeps the results.")]
 Workers: TypeAlias = Annotated[
     int | None,
-    Parameter(help="Processes that run stages side by side: 1, or on a cluster as many as it has room for."),
+    Parameter(
+        help="Processes that share stages, and trials of a search: 1, or on a cluster as many as it has room for."
+    ),
 ]
 On: TypeAlias = Annotated[
     str | None,

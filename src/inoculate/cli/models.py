@@ -177,8 +177,6 @@ def attack(
         open_weights, or service, whose limits are set by `--set threat_model.max_learning_rate=1e-4`.
     num_samples
         n, rows of the attacker's data.
-    workers
-        Processes that share the search's trials; on a cluster, tasks.
     """
     from inoculate.experiments.recipe import recipe_of
 
