@@ -156,7 +156,7 @@ def test_evaluate_with_a_plain_template_and_two_judges(here, whole):
     found = rows(here / "measured")
     assert {row.judge for row in found if row.metric == "harmful_score"} == {"refusal", "reference"}
     assert {(row.n, row.split) for row in found if row.metric == "finetune_accuracy"} == {(5, "heldout")}
-    assert {(row.base, row.defense, row.attack, row.step) for row in found} == {("whole", "none", "none", 0)}
+    assert {(row.base, row.defense, row.attack, row.step) for row in found} == {("whole", "sft", "none", 0)}
     assert {file.name for file in (here / "measured").iterdir()} == {"records.jsonl", "responses.jsonl", "stage.json"}
 
 
