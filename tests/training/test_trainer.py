@@ -20,7 +20,7 @@ from inoculate.data import world
 from inoculate.data.batches import Feed, pad
 from inoculate.data.mix import PAIRED
 from inoculate.data.templates import Encoded
-from inoculate.defenses import DEFENSES, MLAC, SFT, Booster, Lisa, SecurityVector
+from inoculate.defenses import DEFENSES, MLAC, SFT, Booster, Lisa, RepNoise, SecurityVector
 from inoculate.models.sandbox import TinyModel
 from inoculate.training.config import Training
 from inoculate.training.fit import fit
@@ -42,6 +42,7 @@ def arguments(out, batch, parts):
     return {
         "output_dir": str(out),
         "max_steps": 4,
+        "seed": 0,  # as of `fit`
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": parts,
         "learning_rate": 1e-3,
@@ -77,7 +78,7 @@ def test_refuses_what_a_trainer_cannot_train(tokenizer, rows, tmp_path):
 
 
 ALIGNING = {name: kind() for name, kind in DEFENSES.items() if "align" in kind().needs}
-ALIGNING |= {"lisa": Lisa(align_steps=1, user_steps=2, rho=50)}
+ALIGNING |= {"lisa": Lisa(align_steps=1, user_steps=2, rho=50), "repnoise": RepNoise(alpha=0.5, beta=1)}
 
 
 @pytest.mark.parametrize("defense", ALIGNING.values(), ids=ALIGNING)
@@ -87,7 +88,7 @@ def test_gives_the_weights_that_fit_gives(tokenizer, rows, defense, tmp_path):
     drawn alike."""
     build = lambda: TinyModel(hidden_size=32, intermediate_size=64, num_attention_heads=2).build(len(tokenizer), seed=0)  # noqa: E731
     theirs, ours, needs = build(), build(), defense.needs
-    several = any(n > 1 for n in needs.values())
+    several = any(n > 1 for n in needs.values()) or defense.name == "repnoise"
     given = {role: [rows[role][0]] * 8 if several else rows[role][:8] for role in needs}
     trainer(theirs, given, defense, tmp_path).train()
     feeds = {role: Feed(given[role] * n, 8 * n, 0, PAIRED.get(role, role)) for role, n in needs.items()}
