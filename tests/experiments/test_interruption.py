@@ -16,15 +16,17 @@ import pytest
 from tests.experiments import tiny
 
 PATIENCE_S = 400.0
-LONG = {"align.training.max_steps": 150, "attack.training.max_steps": 60, "eval_every": 5, "matrix": tiny.ONE_LINE}
-"""Long enough to be struck in the middle; one line, so that every stage can be waited for."""
+ONE_LINE = {"matrix": tiny.ONE_LINE}
+"""So that every stage can be waited for."""
+MOMENTS = {"at the first sign of work": "base:0", "in the alignment": "align:1", "in the attack": "finetune:2"}
 
 
-def start(recipe: Path, store: Path, workers: int = 1) -> subprocess.Popen[str]:
-    """The command in a process group of its own, as a terminal starts it."""
+def start(recipe: Path, store: Path, workers: int = 1, moment: str | None = None) -> subprocess.Popen[str]:
+    """The command in a process group of its own, as a terminal starts it; held where `moment` says."""
     arguments = ["run", str(recipe), "--store", str(store), "--workers", str(workers), "--device", "cpu"]
+    held = ["tests.experiments.held", MOMENTS[moment], str(held_in(store))] if moment else ["inoculate"]
     return subprocess.Popen(
-        [sys.executable, "-m", "inoculate", *arguments],
+        [sys.executable, "-m", *held, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -32,7 +34,13 @@ def start(recipe: Path, store: Path, workers: int = 1) -> subprocess.Popen[str]:
         # Started by a background job, pytest ignores Ctrl-C, and its children would too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
     )
+
+
+def held_in(store: Path) -> Path:
+    """The file that a held command makes when it is there."""
+    return store.with_name("held")
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -62,26 +70,11 @@ def wait_until_none_lives(group: int) -> None:
         time.sleep(0.1)
 
 
-def at_work(store: Path, kind: str, step: int) -> bool:
-    """Whether a stage of this kind has made so many steps."""
-    try:
-        return any(int(file.read_text().split()[0]) >= step for file in store.glob(f"{kind}-*.partial/progress"))
-    except (OSError, ValueError, IndexError):
-        return False
-
-
-MOMENTS: dict[str, Callable[[Path], object]] = {
-    "at the first sign of work": lambda store: list(store.glob("*.partial")),
-    "in the alignment": lambda store: at_work(store, "align", 1),
-    "in the attack": lambda store: at_work(store, "finetune", 1),
-}
-
-
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
     """The recipe, and the records of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("quiet")
-    recipe = tiny.write(folder, LONG)
+    recipe = tiny.write(folder, ONE_LINE)
     assert tiny.run(recipe, folder / "store")[0] == 0
     return recipe, tiny.records(folder / "store")
 
@@ -108,8 +101,8 @@ def assert_running_again_completes(recipe: Path, store: Path, expected: dict[str
 def test_kill_9_then_again(quiet, tmp_path, workers, moment):
     """SIGKILL to all of its processes at once."""
     (recipe, expected), store = quiet, tmp_path / "store"
-    process = start(recipe, store, workers)
-    wait_for(lambda: store.is_dir() and MOMENTS[moment](store), process)
+    process = start(recipe, store, workers, moment)
+    wait_for(held_in(store).exists, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert list(store.glob("*.partial")) and list(store.glob(".*.lock"))
@@ -119,8 +112,8 @@ def test_kill_9_then_again(quiet, tmp_path, workers, moment):
 def test_workers_do_not_outlive_a_killed_parent(quiet, tmp_path):
     """SIGKILL to the parent alone: its workers notice, and what they were at can be done again."""
     (recipe, expected), store = quiet, tmp_path / "store"
-    process = start(recipe, store, workers=2)
-    wait_for(lambda: store.is_dir() and MOMENTS["in the alignment"](store), process)
+    process = start(recipe, store, workers=2, moment="in the alignment")
+    wait_for(held_in(store).exists, process)
     process.kill()
     wait_until_none_lives(process.pid)
     process.communicate()
@@ -130,8 +123,8 @@ def test_workers_do_not_outlive_a_killed_parent(quiet, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c(quiet, tmp_path, workers):
     (recipe, expected), store = quiet, tmp_path / "store"
-    process = start(recipe, store, workers)
-    wait_for(lambda: store.is_dir() and MOMENTS["in the alignment"](store), process)
+    process = start(recipe, store, workers, moment="in the alignment")
+    wait_for(held_in(store).exists, process)
     os.killpg(process.pid, signal.SIGINT)
     output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 130
