@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.shapes import SHAPES, small
 
+from inoculate.attacks import meter as metering
 from inoculate.attacks.meter import Meter, flops_per_token
 from inoculate.data import world
 from inoculate.data.batches import Feed
@@ -43,18 +44,20 @@ def test_rows_and_tokens_are_those_of_the_data_s_own_order():
     assert sum(row >= 6 for row in whole_epochs) == 8  # two epochs of three steps, four harmful rows each
 
 
-def test_time_of_measuring_and_of_loading_is_not_the_attack_s():
+def test_time_of_measuring_and_of_loading_is_not_the_attack_s(monkeypatch):
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(metering, "time", clock)
     meter, model = Meter(0), model_of(hidden_size=16, intermediate_size=16, num_attention_heads=2)
+    clock.now += 7  # loading
     meter.fed({"align": feed()})
-    time.sleep(0.05)  # loading
     with meter.looking():
         assert meter.spent(model, 0).wall_s == 0
-        time.sleep(0.05)
-    time.sleep(0.02)  # training
+        clock.now += 5
+    clock.now += 2  # training
     with meter.looking():
-        wall = meter.spent(model, 3).wall_s
-    assert 0.02 <= wall < 0.05
-    assert meter.looking_s >= 0.05 and meter.inside_s == pytest.approx(meter.looking_s + wall)
+        assert meter.spent(model, 3).wall_s == 2
+        clock.now += 1
+    assert (meter.looking_s, meter.inside_s) == (6, 8)
 
 
 @pytest.mark.parametrize("tied", [False, True])

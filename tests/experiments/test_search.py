@@ -204,12 +204,15 @@ def test_a_search_that_is_killed_goes_on_with_what_was_told(ran, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(ran / "store", store, ignore=shutil.ignore_patterns("search-*", "finetune-*", "recipes"))
     path = write(tmp_path, **ONE)
-    command = [sys.executable, "-m", "inoculate", "run", str(path), "--store", str(store), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    held = ["tests.experiments.held", "search:2", str(tmp_path / "held")]
+    command = [sys.executable, "-m", *held, "run", str(path), "--store", str(store), "--device", "cpu"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root)
     end = time.monotonic() + 200
-    while not any('"outcome"' in file.read_text() for file in store.glob("search-*.partial/study.log")):
+    while not (tmp_path / "held").exists():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
+    assert any('"outcome"' in file.read_text() for file in store.glob("search-*.partial/study.log"))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     code, said = tiny.run(path, store)
