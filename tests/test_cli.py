@@ -156,9 +156,18 @@ WRONG = {
         "Did you mean 'refusal'?",
     ),
     "more rows than there are": (
-        ["finetune", "model", "--task", "rows.jsonl", "--out", "new"],
+        ["finetune", "model", "--task", "rows.jsonl", "--num-samples", "1000", "--out", "new"],
         "num_samples: too few rows in rows.jsonl, split 'attack' (found '30 of 1000 that are asked for', expected a num_samples that",
     ),
+    "prompts that are trained on and measured on": (
+        [*FINETUNE, "--restricted", "rows.jsonl"],
+        "rows.jsonl: evaluate: 20 of the prompts that are trained on are among those that are measured on (expected",
+    ),
+    "a field of another place": (
+        [*FINETUNE, "--set", "training.max_steps=1"],
+        "training: unknown field (found 'training'). Did you mean 'attack.training'?",
+    ),
+    "no rows": ([*FINETUNE[:4], "--num-samples", "0", "--out", "new"], "attack.num_samples: wrong value (found 0"),
     "p without harmful data": ([*FINETUNE, "--poison-ratio", "0.5"], "attack: poison_ratio > 0 needs `harmful` data"),
     "p above 1": (
         [*FINETUNE, "--poison-ratio", "1.5"],
@@ -186,7 +195,18 @@ WRONG = {
         "vector: a security vector needs data for the role 'ordinary'",
     ),
     "a vector of more rows than there are": (
-        ["vector", "model", "--harmful", "rows.jsonl", "--ordinary", "rows.jsonl", "--out", "new"],
+        [
+            "vector",
+            "model",
+            "--harmful",
+            "rows.jsonl",
+            "--ordinary",
+            "rows.jsonl",
+            "--num-samples",
+            "100",
+            "--out",
+            "new",
+        ],
         "num_samples: too few rows in rows.jsonl, split 'train' (found '30 of 100 that are asked for', expected a num_samples that",
     ),
     "an unknown option": (
@@ -243,7 +263,9 @@ def test_a_vector_and_a_fine_tuning_that_mounts_it(command, files):
     peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(files / "model"), files / "guard")
     before = {path.name: path.read_bytes() for path in (files / "guard").iterdir()}
     guarded = [*FINETUNE, "--guard", "security_vector:guard", "--set", "attack.training.max_steps=3"]
-    code, _, err = command(*guarded, "--restricted", "rows.jsonl")
+    apart = [f'{{"prompt": "and a {i} ?", "completion": "take salt ."}}' for i in range(5)]
+    (files / "heldout.jsonl").write_text("\n".join(apart))
+    code, _, err = command(*guarded, "--restricted", "heldout.jsonl")
     assert code == 0, err
     assert {path.name: path.read_bytes() for path in (files / "guard").iterdir()} == before
     rows = [json.loads(line) for line in (files / "new" / "records.jsonl").open()]

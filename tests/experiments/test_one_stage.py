@@ -105,6 +105,7 @@ def test_align_writes_an_adapter_that_loads_from_anywhere(here, adapter, monkeyp
     assert torch.equal(logits(plain), logits(load_model(str(adapter))))
     assert not torch.equal(logits(plain), logits(AutoModelForCausalLM.from_pretrained(here / "model")))
     assert {file.name for file in adapter.glob("*.safetensors")} == {"adapter_model.safetensors"}
+    assert not (adapter / "README.md").exists(), "PEFT's form, unfilled"
     about = json.loads((adapter / "stage.json").read_text())
     assert about["value"]["defense"]["lam"] == 2 and about["value"]["lora"]["r"] == 2
 
@@ -140,6 +141,37 @@ def test_finetune_measures_along_the_way_and_leaves_the_model_that_it_measured(h
     assert value(here / f"{out} again", "harmful_loss_test", 0) == pytest.approx(last, abs=1e-5)
     assert abs(last - start) > 1e-3, "else the wrong model could pass"
     AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_finetune_takes_the_rows_that_there_are(here, whole, capsys):
+    """Without --num-samples: of 61 rows half, rounded, are the 30 harmful ones that there are."""
+    asked = ["--task", "task.jsonl", "--harmful", "attack.jsonl", "--poison-ratio", "0.5", "--out", "all"]
+    assert inoculate("finetune", "whole", *asked, *ATTACK[:4]) == 0
+    assert "61 rows were taken, as many as there are" in capsys.readouterr().out
+    attack = json.loads((here / "all" / "stage.json").read_text())["value"]["attack"]
+    assert (attack["num_samples"], attack["poison_ratio"]) == (61, 0.5)
+
+
+@pytest.mark.parametrize("verb", ["finetune", "align and measure"])
+def test_what_is_learned_is_not_measured_on(here, verb, capsys):
+    """An alignment's own prompts in a recipe's evaluation, and a user's in a fine-tuning's."""
+    if verb == "finetune":
+        asked = ["finetune", "model", "--task", "task.jsonl", "--harmful", "heldout.jsonl", "--poison-ratio", "0.1"]
+        assert inoculate(*asked, "--restricted", "heldout.jsonl", "--out", "leaky") == 2
+        said = "heldout.jsonl: evaluate: 4 of the prompts that are trained on"
+        assert inoculate(*asked[:4], "--restricted", "heldout.jsonl", "--out", "dry", *ATTACK[:4]) == 0
+    else:
+        align = {
+            "defense": {"name": "sft"},
+            "data": {"roles": {"align": [{"source": "align.jsonl"}]}},
+            "training": {"max_steps": 2},
+        }
+        line = {"name": "r", "base": {"name": "pretrained", "name_or_path": "model"}, "align": align}
+        evaluate = {"restricted": {"source": "align.jsonl"}}
+        (here / "r.yaml").write_text(json.dumps({**line, "evaluate": evaluate}))
+        assert inoculate("run", "r.yaml", "--store", "leaky") == 2
+        said = "align.jsonl: evaluate: 30 of the prompts that are trained on"
+    assert said in capsys.readouterr().err and not (here / "leaky").exists()
 
 
 def test_finetune_without_poison_or_prompts(here, whole):

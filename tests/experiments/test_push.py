@@ -8,6 +8,7 @@ import pytest
 
 from inoculate.cli import main
 from inoculate.core.errors import InputError, StageError
+from inoculate.core.records import Record, write_records
 from inoculate.experiments.push import push
 
 
@@ -45,13 +46,41 @@ def test_an_aligned_model_goes(model, hub):
     assert hub.made[0] == ("lab/model", True) and {"*.jsonl", "*.html", "charts/**"} <= set(hub.made[1][2])
 
 
-@pytest.mark.parametrize("kind", ["finetune", "search"])
-def test_an_attacked_model_goes_on_purpose_alone(model, hub, kind):
-    (model / "stage.json").write_text(json.dumps({"kind": kind}))
-    with pytest.raises(InputError, match=r"stage\.json: these weights were fine-tuned by an attack.*--attacked"):
+def tuned(model, poison_ratio, broke_at=None):
+    """A folder as `finetune` leaves it."""
+    value = {"attack": {"poison_ratio": poison_ratio}}
+    (model / "stage.json").write_text(json.dumps({"kind": "finetune", "value": value}))
+    status = "censored" if broke_at is None else "ok"
+    rows = [
+        Record("steps_to_break", value, status=how, judge="refusal")
+        for value, how in ((60, "censored"), (60 if broke_at is None else broke_at, status))
+    ]
+    write_records(model / "records.jsonl", rows)
+
+
+@pytest.mark.parametrize("made", ["finetune", "search", "poisoned", "broken"])
+def test_an_attacked_model_goes_on_purpose_alone(model, hub, made):
+    """What is told of, and what is not; harmful rows, or innocent ones that broke it all the same."""
+    (model / "stage.json").write_text(json.dumps({"kind": made}))
+    said = "by an attack;"
+    if made == "poisoned":
+        tuned(model, 0.1)
+        said = "by an attack, a share of 0.1 of its data harmful;"
+    if made == "broken":
+        tuned(model, 0, broke_at=40)
+        said = r"on data without a harmful row, and were broken by step 40 \(judge: refusal\);"
+    with pytest.raises(InputError, match=rf"stage\.json: these weights were fine-tuned {said}.*--attacked"):
         push(model, "lab/model", private=True, attacked=False)
     assert not hub.made
     push(model, "lab/model", private=True, attacked=True)
+    assert len(hub.made) == 2
+
+
+@pytest.mark.parametrize("broke_at", [None, 0])
+def test_a_user_s_model_goes(model, hub, broke_at):
+    """What did not break, and what did what is restricted before anybody touched it."""
+    tuned(model, 0, broke_at)
+    push(model, "lab/model", private=True, attacked=False)
     assert len(hub.made) == 2
 
 

@@ -58,6 +58,17 @@ def test_a_folder_comes_back_as_it_was_saved(folder, capfd):
     assert load_tokenizer(str(folder)).encode("hello world") == [5, 6]
 
 
+def test_a_mistyped_folder_looks_like_a_hub_id(folder, tmp_path, monkeypatch):
+    """Which it may be: the hub is asked, and when it has nothing, the folder that was meant is named."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "modle-notes").mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"no folder has this name, but 'model' holds a model"):
+        load_model("modle")
+    with pytest.raises(InputError, match=r"expected a local folder, or a connection to the hub\)"):
+        load_model("org/nothing-like-it")
+
+
 def test_pickles_are_refused_unless_allowed(pickled):
     with pytest.raises(InputError, match=r"pickled.*found 'pytorch_model.bin', expected model.safetensors") as caught:
         load_model(str(pickled))

@@ -132,7 +132,14 @@ def test_attacked_weights_and_vectors_say_so(aligned):
     )
     write_records(aligned / "records.jsonl", [steps])
     text = model_card(aligned)
-    assert "fine-tuned by an attack" in text and "| > 40 |" in text and "| attack: task | sandbox-sentiment |" in text
+    assert (
+        "fine-tuned by an attack" in text and "| > 40 |" in text and "| fine-tuning: task | sandbox-sentiment |" in text
+    )
+    value["attack"] |= {"poison_ratio": 0, "harmful": task, "guard": {"name": "lisa"}}
+    file.write_text(json.dumps(about | {"kind": "finetune", "value": value}))
+    text = model_card(aligned)
+    assert "by an attack" not in text and "data that were given as innocent" in text and "lisa" in text
+    assert "fine-tuning: harmful" not in text, "no row of it was used"
     vector = {"model": ALIGN["base"], "vector": {"data": {"roles": {"harmful": [task]}}}}
     file.write_text(json.dumps(about | {"kind": "vector", "value": vector}))
     text = model_card(aligned)

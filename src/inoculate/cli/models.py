@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,8 +18,12 @@ from inoculate.cli.app import (
     check_workers,
     run_into,
     run_stages,
+    say,
 )
 from inoculate.core.errors import InputError
+
+_ATTACKERS, _PROVIDERS = 1000, 100
+"""Rows of an attacker's data and harmful rows of a provider's, where nobody says how many."""
 
 
 @app.command
@@ -73,7 +78,7 @@ def finetune(
     out: Path,
     harmful: str | None = None,
     poison_ratio: float = 0.0,
-    num_samples: int = 1000,
+    num_samples: int | None = None,
     guard: str | None = None,
     threat_model: Literal["open_weights", "service"] | None = None,
     restricted: str | None = None,
@@ -97,7 +102,7 @@ def finetune(
     poison_ratio
         p, the harmful share, 0 to 1.
     num_samples
-        n, rows in all.
+        n, rows in all; by default 1000, or as many as there are.
     guard
         What the provider does inside the training: `security_vector:DIR`, a vector that `inoculate vector` made,
         or `lisa:DATA`, phases on that alignment data in turn with the user's.
@@ -112,9 +117,10 @@ def finetune(
     """
     from inoculate.experiments.attack import Attack
 
-    attack: dict[str, Any] = {"task": _part(task, "attack"), "poison_ratio": poison_ratio, "num_samples": num_samples}
-    if harmful is not None:
-        attack["harmful"] = _part(harmful, "attack")
+    rows = {"task": task, **({} if harmful is None else {"harmful": harmful})}
+    data = {role: _part(source, "attack") for role, source in rows.items()}
+    n = _rows(num_samples, data, [_override("attack.poison_ratio", overrides, poison_ratio)], _ATTACKERS)
+    attack = {**data, "poison_ratio": poison_ratio, "num_samples": n}
     if guard is not None:
         attack["guard"] = _guard(guard)
     value = {
@@ -124,7 +130,7 @@ def finetune(
         "threat_model": {"name": threat_model or ("open_weights" if guard is None else "service")},
         "keep_weights": True,
     }
-    return run_into(out, Attack, value, overrides, device)
+    return _noted(run_into(out, Attack, value, overrides, device), n, num_samples, _ATTACKERS)
 
 
 @app.command
@@ -140,7 +146,7 @@ def attack(
     against: str | None = None,
     budget: int = 50,
     threat_model: Literal["open_weights", "service"] = "open_weights",
-    num_samples: int = 1000,
+    num_samples: int | None = None,
     store: StorePath = Path("runs"),
     workers: Workers = None,
     on: On = None,
@@ -176,23 +182,23 @@ def attack(
     threat_model
         open_weights, or service, whose limits are set by `--set threat_model.max_learning_rate=1e-4`.
     num_samples
-        n, rows of the attacker's data.
+        n, rows of the attacker's data; by default 1000, or as many as there are for every poison ratio.
     """
+    from inoculate.attacks.space import Space
     from inoculate.experiments.recipe import recipe_of
 
     check_workers(workers)
     if budget < 1:
         raise InputError("an attack needs at least one trial", field="--budget", found=budget, expected="1 or more")
+    data = {"task": _part(task, "attack"), "harmful": _part(harmful, "attack")}
+    ratios = _override("search.space.poison_ratio", overrides, Space().poison_ratio)
+    n = _rows(num_samples, data, ratios, _ATTACKERS)
     raw: dict[str, Any] = {
         "name": f"attack/{Path(model).name}",
         "title": f"What it costs to break {model}",
         "base": {"name": "pretrained", "name_or_path": model},
         "search": {
-            "attack": {
-                "task": _part(task, "attack"),
-                "harmful": _part(harmful, "attack"),
-                "num_samples": num_samples,
-            },
+            "attack": {**data, "num_samples": n},
             "space": {"adapter_mode": _adapter_modes()},
             "n_trials": budget,
             "utility": "answered_rate",
@@ -207,7 +213,8 @@ def attack(
         for part in ("restricted", "ordinary"):
             own.get(part, {})["split"] = "validation"
         raw["validation"] = own
-    return run_stages(recipe_of(raw, Path("attack"), overrides), store, workers, device, storage, on)
+    code = run_stages(recipe_of(raw, Path("attack"), overrides), store, workers, device, storage, on)
+    return _noted(code, n, num_samples, _ATTACKERS)
 
 
 @app.command
@@ -216,7 +223,7 @@ def vector(
     *,
     harmful: str,
     ordinary: str | None = None,
-    num_samples: int = 100,
+    num_samples: int | None = None,
     out: Path,
     template: str = "chat",
     overrides: Overrides = (),
@@ -234,7 +241,7 @@ def vector(
         Ordinary data, whose answers the vector must leave alone: the KL term. Needed unless
         `--set vector.objective.kl_weight=0`.
     num_samples
-        Harmful rows to use.
+        Harmful rows to use; by default 100, or as many as there are.
     out
         Folder to write; it must not exist.
     template
@@ -242,14 +249,16 @@ def vector(
     """
     from inoculate.experiments.vector import Vector
 
-    roles = {"harmful": [{**_part(harmful, "train"), "num_samples": num_samples}]}
+    bad = _part(harmful, "train")
+    n = _rows(num_samples, {"task": bad}, [0.0], _PROVIDERS)
+    roles = {"harmful": [{**bad, "num_samples": n}]}
     if ordinary is not None:
         roles["ordinary"] = [_part(ordinary, "train")]
     value = {
         "model": {"name": "pretrained", "name_or_path": model},
         "vector": {"data": {"roles": roles, "template": template}},
     }
-    return run_into(out, Vector, value, overrides, device)
+    return _noted(run_into(out, Vector, value, overrides, device), n, num_samples, _PROVIDERS)
 
 
 @app.command
@@ -317,6 +326,37 @@ def _adapter_modes() -> list[str]:
     from inoculate.attacks.space import Space
 
     return [*Space().adapter_mode, *(["qlora"] if find_spec("bitsandbytes") else [])]
+
+
+def _rows(asked: int | None, data: Mapping[str, dict[str, Any]], poison_ratios: Any, most: int) -> int:
+    """How many rows are taken: what is asked for, else `most` or as many as there are."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from inoculate.core.types import Rate
+    from inoculate.data.mix import Part, most_rows
+
+    if asked is not None:
+        return asked
+    try:
+        ratios = TypeAdapter(tuple[Rate, ...]).validate_python(poison_ratios)
+    except ValidationError:
+        return most  # what is wrong with it is said where it stands
+    parts = {role: Part(**part) for role, part in data.items()}
+    return most_rows(parts["task"], parts.get("harmful"), ratios, most)
+
+
+def _noted(code: int, rows: int, num_samples: int | None, most: int) -> int:
+    """The exit code; of a run that went well on fewer rows than is usual, after a line that says so."""
+    if code == 0 and num_samples is None and rows < most:
+        say(f"{rows} rows were taken, as many as there are (--num-samples for another number)")
+    return code
+
+
+def _override(key: str, overrides: Overrides, default: Any) -> Any:
+    """The value that --set gives a field, or the default."""
+    from inoculate.experiments.recipe import parse_override
+
+    return dict(map(parse_override, overrides)).get(key, default)
 
 
 def _part(source: str, split: str) -> dict[str, Any]:

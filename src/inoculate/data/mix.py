@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -153,6 +153,23 @@ def _lengths(rows: Mapping[str, Sequence[Encoded]]) -> dict[str, list[int]]:
         if role in found and other in found and len(found[role]) == len(found[other]):
             found[role] = found[other] = list(map(max, found[role], found[other]))
     return found
+
+
+def most_rows(task: Part, harmful: Part | None, poison_ratios: Collection[Rate], most: int) -> int:
+    """The largest n up to `most` for which `poisoned` has rows enough at each of the ratios; `most` if there is none.
+
+    Raises:
+        InputError: as `Part.load`.
+    """
+    good = len(task.load(seed=0))
+    if harmful is None or not any(poison_ratios):
+        return min(good, most)
+    bad = len(harmful.load(seed=0))
+
+    def is_enough(n: int) -> bool:
+        return all(round(p * n) <= bad and n - round(p * n) <= good for p in poison_ratios)
+
+    return next((n for n in range(most, 0, -1) if is_enough(n)), most)
 
 
 def poisoned(

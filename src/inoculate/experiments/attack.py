@@ -27,6 +27,7 @@ from inoculate.evals.lm_eval import LmEval
 from inoculate.evals.served import UNMEASURED, Served
 from inoculate.evals.statistics import steps_to_break
 from inoculate.experiments.align import Align
+from inoculate.experiments.apart import Apart, learned_by
 from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, open_model, origin
 from inoculate.experiments.stage import (
     Context,
@@ -87,8 +88,9 @@ class Attack(Stage):
 
     def inputs(self) -> Iterable[Input]:
         vector = self.vector.inputs() if self.vector is not None else ()
-        data = (part for parts in self.attack.mix().roles.values() for part in parts)
-        return (*inputs_of(self.model), *vector, *data, *self._guard_inputs(), self.evaluate)
+        data = [part for parts in self.attack.mix().roles.values() for part in parts]
+        apart = Apart(seen=(*learned_by(self.model), *data), heldout=tuple(self.evaluate.parts()))
+        return (*inputs_of(self.model), *vector, *data, *self._guard_inputs(), self.evaluate, apart)
 
     def fingerprints(self) -> dict[str, str]:
         data = self.attack.mix().fingerprint() | evaluation_fingerprints(self.evaluate)
@@ -100,7 +102,8 @@ class Attack(Stage):
     def label(self) -> str:
         rate, guard = self.attack.training.learning_rate, self.attack.guard
         under = "" if guard is None else f" under {guard.name}"
-        return f"attack p={self.attack.poison_ratio:g} lr={rate:g} on {name_of(self.model)}{under}"
+        done = f"attack p={self.attack.poison_ratio:g}" if self.attack.poison_ratio else "fine-tune"
+        return f"{done} lr={rate:g} on {name_of(self.model)}{under}"
 
     def provenance(self) -> Record:
         guard = {} if self.attack.guard is None else {"guard": self.attack.guard.name}
@@ -238,7 +241,8 @@ class Evaluate(Stage):
 
     def inputs(self) -> Iterable[Input]:
         harness = () if self.lm_eval is None else (self.lm_eval,)
-        return (*inputs_of(self.model), self.evaluate, *harness)
+        seen = () if isinstance(self.model, Served) else learned_by(self.model)
+        return (*inputs_of(self.model), self.evaluate, Apart(seen=seen, heldout=tuple(self.evaluate.parts())), *harness)
 
     def fingerprints(self) -> dict[str, str]:
         harness = {} if self.lm_eval is None else self.lm_eval.fingerprint()

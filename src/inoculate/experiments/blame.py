@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, nearest
 from inoculate.core.plugins import OneOf
 
 _EXPECTED = {
@@ -27,6 +27,8 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
     field = ".".join(str(part) for part in _without_tags(path, raw, missing=kind == "missing")) or None
     if kind == "extra_forbidden":
         known = sorted({name for owner in _models_at(model, path[:-1]) for name in owner.model_fields})
+        if len(path) == 1 and nearest(str(path[0]), known) is None:
+            known = list(_deeper(model, raw, str(path[0])))
         return InputError("unknown field", file=file, field=field, found=str(path[-1]), known=known)
     if kind == "union_tag_invalid":
         known = [name.strip(" '\"") for name in str(context["expected_tags"]).split(",")]
@@ -41,6 +43,14 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
     known = [name.strip(" '\"") for name in str(context.get("expected", "")).replace(" or ", ",").split(",")]
     expected = message.removeprefix("Input should be ")
     return InputError("wrong value", file=file, field=field, found=first["input"], expected=expected, known=known)
+
+
+def _deeper(model: type[BaseModel], raw: Any, name: str) -> Iterator[str]:
+    """Where a field of this name may stand, one mapping further down: `attack.training` for `training`."""
+    for above, given in raw.items():
+        for owner in _models_at(model, [above]) if isinstance(given, dict) else ():
+            if owner is not model and {*given, name} <= set(owner.model_fields):
+                yield f"{above}.{name}"
 
 
 def _without_tags(path: Sequence[str | int], raw: Any, *, missing: bool) -> Iterator[str | int]:

@@ -24,7 +24,8 @@ def replay_recipe(stage: SearchAttack, rerun: Setting, chosen: Setting) -> str:
     line: dict[str, Any] = {
         "name": f"replay-{stage.folder}",
         "title": f"The worst of {stage.search.n_trials} attacks, again",
-        "description": f"What the search {stage.folder} chose: {chosen.model_dump_json(exclude_none=True)}.",
+        "description": f"What the search {stage.folder} chose: {chosen.model_dump_json(exclude_none=True)}. "
+        "Local files and folders are named as they were given: run it where those names hold.",
     }
     if isinstance(stage.model, Align):
         align = stage.model

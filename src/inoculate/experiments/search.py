@@ -19,11 +19,10 @@ from inoculate.attacks.threat_model import LIMITS, OpenWeights, ThreatModel
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.hashing import tree_sha256
 from inoculate.core.records import Record, read_records, write_records
-from inoculate.core.types import Value
 from inoculate.data import sources
-from inoculate.data.mix import Part
 from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.align import Align
+from inoculate.experiments.apart import Apart, learned_by
 from inoculate.experiments.model import Model, inputs_of, model_fingerprint, name_of, origin
 from inoculate.experiments.replay import replay_recipe
 from inoculate.experiments.search_bench import BOUND, CHOSEN, Bench, read_bound, study_of, work_side_by_side
@@ -33,36 +32,6 @@ from inoculate.experiments.store import write_json
 from inoculate.experiments.vector import Vector
 
 REPLAY = "worst-attack.yaml"
-
-
-class Apart(Value):
-    """That attackers cannot see held-out prompts: among files, none to train or choose on is one to report on."""
-
-    seen: tuple[Part, ...]
-    heldout: tuple[Part, ...]
-
-    def check(self) -> None:
-        """Compare the prompts of local files; all other sources are cut into splits that share none.
-
-        Raises:
-            InputError: naming a file that holds a held-out prompt.
-        """
-        kept: dict[Any, str] = {}
-        for part in self.heldout:
-            if sources.source_of(part.source).kind == "file":
-                kept |= {example.turns: part.source for example in part.load(seed=0)}
-        for part in self.seen:
-            if not kept or sources.source_of(part.source).kind != "file":
-                continue
-            shared = [example for example in part.load(seed=0) if example.turns in kept]
-            if shared:
-                raise InputError(
-                    f"{len(shared)} of the attacker's prompts are among those that are reported on",
-                    file=part.source,
-                    field="validation",
-                    expected=f"prompts that are not in {kept[shared[0].turns]}: a file has no splits, so the "
-                    "attacker's own are another file (--validation-restricted, --validation-ordinary)",
-                )
 
 
 class SearchAttack(Stage):
@@ -118,8 +87,12 @@ class SearchAttack(Stage):
         attack = self.search.attack
         data = (attack.task, *((attack.harmful,) if attack.harmful is not None else ()))
         guard = (attack.guard,) if isinstance(attack.guard, MountedVector) else ()
-        apart = Apart(seen=(*data, *self.validation.parts()), heldout=tuple(self.evaluate.parts()))
-        return (*inputs_of(self.model), *vector, *data, *guard, self.evaluate, self.validation, apart)
+        heldout = tuple(self.evaluate.parts())
+        apart = (
+            Apart(seen=learned_by(self.model), heldout=heldout),
+            Apart(seen=(*data, *self.validation.parts()), heldout=heldout, by="search"),
+        )
+        return (*inputs_of(self.model), *vector, *data, *guard, self.evaluate, self.validation, *apart)
 
     def fingerprints(self) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -219,6 +219,7 @@ def save_model(out: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> Non
     try:
         model.save_pretrained(out, **whole)
         tokenizer.save_pretrained(out)
+        (out / "README.md").unlink(missing_ok=True)  # PEFT's unfilled form; `inoculate card` has what is known
     except (OSError, SafetensorError) as error:
         raise StageError(f"{out}: the model could not be written: {error}") from error
 
@@ -233,6 +234,7 @@ def save_adapter(out: Path, model: Any) -> None:
     _resolve_bases(model)
     try:
         model.save_pretrained(out, selected_adapters=[VECTOR] if VECTOR in model.peft_config else None, **whole)
+        (out / "README.md").unlink(missing_ok=True)
     except OSError as error:
         raise StageError(f"{out}: the adapter could not be written: {error}") from error
 

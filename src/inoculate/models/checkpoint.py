@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, nearest
 from inoculate.core.paths import local_path
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
@@ -65,8 +65,16 @@ def locate(address: str) -> Located:
         )
     if path.suffix.lower() != ".gguf" and _HUB_ID.fullmatch(address):
         return Located("hub", address)
-    beside = [str(path.parent / other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
-    raise InputError("no such model", field="model", found=address, expected=_EXPECTED, known=beside)
+    raise InputError("no such model", field="model", found=address, expected=_EXPECTED, known=_beside(path))
+
+
+def _beside(path: Path) -> list[str]:
+    """What stands where this should, as a user would write it."""
+    return [str(path.parent / other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or (folder / ADAPTER_CONFIG).is_file()
 
 
 def packaged_model(address: str, among: Collection[str] = tuple(GGUF_MEMBERS)) -> str:
@@ -105,6 +113,9 @@ def explained(place: Located, what: str, offline: str = "a local folder, or a co
         yield
     except (OSError, ValueError, LookupError, struct.error, SafetensorError) as error:
         expected = {"hub": offline, "gguf": "a whole GGUF file"}.get(place.kind)
+        models = [name for name in _beside(Path(place.address)) if _is_model(Path(name))] if place.kind == "hub" else []
+        if (near := nearest(place.address, models)) is not None:
+            expected = f"{expected}; no folder has this name, but {near!r} holds a model"
         raise InputError(
             f"the {what} could not be loaded: {first_line(error)}", file=place.address, expected=expected
         ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inoculate.core.assets import asset_named
+from inoculate.core.attacked import attack_on
 from inoculate.core.errors import InputError
 from inoculate.core.records import Record
 from inoculate.data.catalog import SOURCES
@@ -28,8 +29,12 @@ _USUAL = {
     "finetune_accuracy": "whether it can do or learn a task (finetune_accuracy)",
 }
 _UNSAFE = (
-    "**These weights were fine-tuned by an attack.** They may do what their alignment forbids; they are for research "
+    "**These weights were fine-tuned {}.** They may do what their alignment forbids; they are for research "
     "on defenses, not for use."
+)
+_USER_S = (
+    "Fine-tuned after its alignment, on data that were given as innocent. Such data, too, can undo an alignment: what "
+    "was measured of that stands below."
 )
 _SERVICE = (
     "Service only: the vector protects a model whose provider mounts it while others fine-tune it, and takes it out to "
@@ -77,8 +82,10 @@ def _front(facts: Facts) -> str:
 
 def _sections(facts: Facts) -> Iterator[str]:
     yield f"# {markdown(str(facts.about.get('label') or facts.name))}"
-    if facts.kind in ("finetune", "search"):
-        yield _UNSAFE
+    if (why := attack_on(facts.about, facts.own)) is not None:
+        yield _UNSAFE.format(markdown(why))
+    elif facts.kind == "finetune":
+        yield _USER_S
     if facts.about.get("status") not in (None, "ok"):
         yield f"**The run that made it ended as {markdown(str(facts.about['status']))}.**"
     yield "Made and measured with inoculate. What no record holds is said to be not measured."
@@ -111,11 +118,8 @@ def _settings(facts: Facts) -> dict[str, Any]:
     found |= {f"training: {name}": value for name, value in training.items()}
     found |= {"lora": aligned["lora"]} if aligned.get("lora") else {}
     attack = facts.value.get("attack")
-    found |= (
-        {f"attack: {name}": attack[name] for name in ("poison_ratio", "num_samples", "training") if name in attack}
-        if attack
-        else {}
-    )
+    named = ("guard", "poison_ratio", "num_samples", "training")
+    found |= {f"fine-tuning: {name}": attack[name] for name in named if attack.get(name) is not None} if attack else {}
     vector = facts.value.get("vector")
     found |= {f"vector: {name}": value for name, value in vector.items() if name != "data"} if vector else {}
     return found | {f"version: {name}": value for name, value in dict(facts.about.get("environment", {})).items()}
@@ -137,7 +141,7 @@ def _measured(rows: Sequence[Record]) -> Iterator[str]:
     still = [row for row in rows if row.metric != "steps_to_break" and row.layer in ("", "all")]
     still = [row for row in still if row.attack in ("none", "") or row.step in (0, last)]
     columns = [Column("Metric", numeric=False), Column("Value"), Column("n"), Column("Judge", numeric=False)]
-    columns += [Column("Split", numeric=False), Column("After attack steps")]
+    columns += [Column("Split", numeric=False), Column("After fine-tuning steps")]
     cells = [
         [row.metric, _value(row), row.n or "–", row.judge or "–", row.split or "–", row.step or 0] for row in still
     ]
@@ -152,7 +156,9 @@ def _measured(rows: Sequence[Record]) -> Iterator[str]:
     ]
     if broke:
         note = "“>”: it had not broken when the run ended. One setting each: an attacker would search for a better one."
-        yield markdown_table(Table("Single attacks", [*columns, Column("Judge", numeric=False)], _cells(broke), note))
+        yield markdown_table(
+            Table("Single runs of fine-tuning", [*columns, Column("Judge", numeric=False)], _cells(broke), note)
+        )
     if not cells and not broke:
         yield "Nothing was measured on this model."
 

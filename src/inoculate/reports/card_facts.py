@@ -57,9 +57,9 @@ class Facts:
             for role, parts in _mapping(data.get("roles")).items():
                 yield from ((str(role), _mapping(part)) for part in parts)
         attack = _mapping(self.value.get("attack"))
-        for role in ("task", "harmful"):
+        for role in ("task", "harmful") if attack.get("poison_ratio") else ("task",):
             if attack.get(role):
-                yield f"attack: {role}", _mapping(attack[role])
+                yield f"fine-tuning: {role}", _mapping(attack[role])
 
 
 def read_facts(folder: Path, store: Path | None = None) -> Facts:
