@@ -92,8 +92,9 @@ def test_numbers_of_seeds_may_differ_and_of_prompts_not():
     for wrong in ([], [[]], [[True], [True, False]]):
         with pytest.raises(ValueError, match="for each seed"):
             bootstrap_rate(wrong)
-    with pytest.raises(ValueError, match="level"):
-        bootstrap_rate([[True]], level=0)
+    for level in (0, 1):
+        with pytest.raises(ValueError, match="level"):
+            bootstrap_rate([[True]], level=level)
     for few in (0, -1):
         with pytest.raises(ValueError, match="one resample"):
             bootstrap_rate([[True]], resamples=few)

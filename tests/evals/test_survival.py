@@ -289,6 +289,13 @@ def test_of_a_control_that_never_broke_nothing_is_said():
     assert cost_ratio(([50.0], [False]), ([0.0], [False])) == (None, None, None, False)
 
 
+def test_where_the_control_holds_and_ours_does_not_it_speaks_against_the_defense():
+    """Theirs is not reached where the seed that held is drawn twice or more, in 7 of 27; the ratio is 0 there, not 1."""
+    theirs, ours = ([10.0, 10, 200], [False, False, True]), ([1.0] * 3, [False] * 3)
+    found = cost_ratio(ours, theirs, resolution=1)
+    assert (found.value, found.low) == (0.1, 0.0) and found.high == pytest.approx(0.1)
+
+
 def test_clusters_widen_the_interval():
     """All the variance is between seeds: to draw runs alone would take fifteen runs for fifteen seeds."""
     seeds = np.repeat([10.0, 20.0, 40.0, 80.0, 160.0], 20)
