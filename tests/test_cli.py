@@ -161,11 +161,19 @@ WRONG = {
     ),
     "prompts that are trained on and measured on": (
         [*FINETUNE, "--restricted", "rows.jsonl"],
-        "rows.jsonl: evaluate: 20 of the prompts that are trained on are among those that are measured on (expected",
+        "rows.jsonl: evaluate: 30 of the prompts in what is trained on are among those that are measured on (found 'how do i brew a 0 ?', expected",
+    ),
+    "a field of another place, deeper": (
+        [*FINETUNE, "--set", "learning_rate=1e-3"],
+        "learning_rate: unknown field (found 'learning_rate', expected attack.training.learning_rate)",
+    ),
+    "a field of two other places": (
+        [*ALIGN, "rows.jsonl", "--set", "seed=1"],
+        "seed: unknown field (found 'seed', expected data.seed or training.seed)",
     ),
     "a field of another place": (
         [*FINETUNE, "--set", "training.max_steps=1"],
-        "training: unknown field (found 'training'). Did you mean 'attack.training'?",
+        "training: unknown field (found 'training', expected attack.training)",
     ),
     "no rows": ([*FINETUNE[:4], "--num-samples", "0", "--out", "new"], "attack.num_samples: wrong value (found 0"),
     "p without harmful data": ([*FINETUNE, "--poison-ratio", "0.5"], "attack: poison_ratio > 0 needs `harmful` data"),

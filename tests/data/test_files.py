@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pyarrow
 import pytest
@@ -9,6 +10,7 @@ from pyarrow import parquet
 
 from inoculate.core.errors import InputError
 from inoculate.core.types import Example
+from inoculate.data import files
 from inoculate.data.sources import check, fingerprint, load
 
 ROWS = [{"prompt": "one ?", "completion": "1"}, {"prompt": "two ?", "completion": "2"}]
@@ -141,3 +143,20 @@ def test_a_missing_file_and_a_folder(tmp_path):
         fingerprint(str(tmp_path / "harmles.jsonl"), "train")
     with pytest.raises(InputError, match="a folder is not a data file"):
         load(str(tmp_path))
+
+
+def test_a_file_is_parsed_once_and_a_changed_one_again(tmp_path, monkeypatch):
+    """One that was just written is parsed each time, since it may change within a tick of its clock."""
+    file, parsed = tmp_path / "rows.jsonl", []
+    whole = files._read
+    monkeypatch.setattr(files, "_read", lambda path, split: parsed.append(split) or whole(path, split))
+    file.write_text('{"prompt": "a", "completion": "b"}')
+    for _ in range(2):
+        files.read(file, "train")
+    assert parsed == ["train"] * 2
+    os.utime(file, (0, 0))
+    rows = [files.read(file, split) for split in ("train", "train", "attack", "train")]
+    assert parsed == ["train"] * 3 + ["attack"] and rows[0] == rows[1] and rows[0] is not rows[1]
+    file.write_text('{"prompt": "a", "completion": "c"}')
+    os.utime(file, (1, 1))
+    assert files.read(file, "train")[0].example.completion == "c"

@@ -152,13 +152,70 @@ def test_finetune_takes_the_rows_that_there_are(here, whole, capsys):
     assert (attack["num_samples"], attack["poison_ratio"]) == (61, 0.5)
 
 
+def test_a_number_of_rows_by_set_is_one(here, whole, capsys):
+    asked = ["--task", "task.jsonl", "--out", "few", "--set", "attack.num_samples=8"]
+    assert inoculate("finetune", "whole", *asked, *ATTACK[:4]) == 0
+    assert "rows were taken" not in capsys.readouterr().out
+    assert json.loads((here / "few" / "stage.json").read_text())["value"]["attack"]["num_samples"] == 8
+
+
+def test_what_can_be_known_at_once_is_said_before_data_are_read(here, whole, monkeypatch, capsys):
+    monkeypatch.setattr("inoculate.data.files.read", lambda *_: pytest.fail("data were read"))
+    assert inoculate("finetune", "nowhere/model.gguf", "--task", "task.jsonl", "--out", "new") == 2
+    assert "no such model" in capsys.readouterr().err
+    assert inoculate("finetune", "whole", "--task", "task.jsonl", "--out", "whole") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_what_an_aligned_folder_learned_from_is_not_measured_on(here, whole, capsys):
+    """The folder says which files, and they still stand here."""
+    assert inoculate("evaluate", "whole", "--restricted", "align.jsonl", "--out", "leaky") == 2
+    assert "align.jsonl: evaluate: 30 of the prompts in what is trained on" in capsys.readouterr().err
+    assert (
+        inoculate("finetune", "whole", "--task", "task.jsonl", *ATTACK, "--ordinary", "align.jsonl", "--out", "l") == 2
+    )
+
+
+def test_files_are_apart_whichever_rows_are_drawn(here, capsys):
+    """Of another seed other rows would be compared, if it were rows."""
+    both = [json.loads(line) for line in (here / "task.jsonl").open()][:1]
+    (here / "one of them.jsonl").write_text(json.dumps(both[0]))
+    for seed in (0, 1):
+        asked = ["finetune", "model", "--task", "task.jsonl", "--num-samples", "2", "--set", f"attack.seed={seed}"]
+        assert inoculate(*asked, "--restricted", "one of them.jsonl", "--out", "leaky") == 2
+        assert "1 of the prompts in what is trained on" in capsys.readouterr().err
+
+
+def test_a_vector_s_own_prompts_are_not_measured_on(here, capsys):
+    part = [{"source": "heldout.jsonl"}]
+    line = {
+        "name": "v",
+        "base": {"name": "pretrained", "name_or_path": "model"},
+        "attack": {
+            "task": {"source": "task.jsonl"},
+            "poison_ratio": 0,
+            "num_samples": 9,
+            "guard": {"name": "security_vector"},
+        },
+        "vector": {
+            "data": {"roles": {"harmful": part, "ordinary": [{"source": "ordinary.jsonl"}]}},
+            "training": {"max_steps": 1},
+        },
+        "evaluate": {"restricted": part[0]},
+        "threat_model": {"name": "service"},
+    }
+    (here / "v.yaml").write_text(json.dumps(line))
+    assert inoculate("run", "v.yaml", "--store", "leaky") == 2
+    assert "heldout.jsonl: evaluate: 8 of the prompts in what is trained on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["finetune", "align and measure"])
 def test_what_is_learned_is_not_measured_on(here, verb, capsys):
     """An alignment's own prompts in a recipe's evaluation, and a user's in a fine-tuning's."""
     if verb == "finetune":
         asked = ["finetune", "model", "--task", "task.jsonl", "--harmful", "heldout.jsonl", "--poison-ratio", "0.1"]
         assert inoculate(*asked, "--restricted", "heldout.jsonl", "--out", "leaky") == 2
-        said = "heldout.jsonl: evaluate: 4 of the prompts that are trained on"
+        said = "heldout.jsonl: evaluate: 8 of the prompts in what is trained on"
         assert inoculate(*asked[:4], "--restricted", "heldout.jsonl", "--out", "dry", *ATTACK[:4]) == 0
     else:
         align = {
@@ -170,7 +227,7 @@ def test_what_is_learned_is_not_measured_on(here, verb, capsys):
         evaluate = {"restricted": {"source": "align.jsonl"}}
         (here / "r.yaml").write_text(json.dumps({**line, "evaluate": evaluate}))
         assert inoculate("run", "r.yaml", "--store", "leaky") == 2
-        said = "align.jsonl: evaluate: 30 of the prompts that are trained on"
+        said = "align.jsonl: evaluate: 30 of the prompts in what is trained on"
     assert said in capsys.readouterr().err and not (here / "leaky").exists()
 
 

@@ -67,6 +67,12 @@ def test_a_mistyped_folder_looks_like_a_hub_id(folder, tmp_path, monkeypatch):
         load_model("modle")
     with pytest.raises(InputError, match=r"expected a local folder, or a connection to the hub\)"):
         load_model("org/nothing-like-it")
+    folder.chmod(0)  # a closed folder is passed over (by all but root, who may enter it)
+    try:
+        with pytest.raises(InputError, match="could not be loaded"):
+            load_model("modle")
+    finally:
+        folder.chmod(0o755)
 
 
 def test_pickles_are_refused_unless_allowed(pickled):

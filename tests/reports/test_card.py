@@ -135,10 +135,13 @@ def test_attacked_weights_and_vectors_say_so(aligned):
     assert (
         "fine-tuned by an attack" in text and "| > 40 |" in text and "| fine-tuning: task | sandbox-sentiment |" in text
     )
-    value["attack"] |= {"poison_ratio": 0, "harmful": task, "guard": {"name": "lisa"}}
+    guide = [{"source": "/home/me/secret-place/own.jsonl", "split": "train", "answer": "refusal"}]
+    value["attack"] |= {"poison_ratio": 0, "harmful": task, "guard": {"name": "lisa", "rho": 0.5, "guide": guide}}
     file.write_text(json.dumps(about | {"kind": "finetune", "value": value}))
     text = model_card(aligned)
-    assert "by an attack" not in text and "data that were given as innocent" in text and "lisa" in text
+    assert "by an attack" not in text and "data that were given as innocent" in text and "| guard | lisa |" in text
+    assert "| guard: rho | 0.5 |" in text and "| guard: guide | a local file, own.jsonl |" in text
+    assert "secret-place" not in text
     assert "fine-tuning: harmful" not in text, "no row of it was used"
     vector = {"model": ALIGN["base"], "vector": {"data": {"roles": {"harmful": [task]}}}}
     file.write_text(json.dumps(about | {"kind": "vector", "value": vector}))

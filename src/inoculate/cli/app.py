@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -67,11 +68,18 @@ def say(text: str) -> None:
         sys.stdout.write(text.rstrip("\n") + "\n")
 
 
-def run_into(out: Path, kind: type[Stage], value: dict[str, Any], overrides: tuple[str, ...], device: str) -> int:
+def run_into(
+    out: Path,
+    kind: type[Stage],
+    value: dict[str, Any],
+    overrides: tuple[str, ...],
+    device: str,
+    complete: Callable[[dict[str, Any]], None] | None = None,
+) -> int:
     """One stage on the user's own model and files, its folder moved to `out`."""
     from inoculate.experiments.one_stage import run_one
 
-    return run_one(out, kind, value, overrides, device, say)
+    return run_one(out, kind, value, overrides, device, say, complete)
 
 
 def check_workers(workers: int | None) -> None:

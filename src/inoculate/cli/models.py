@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,12 +17,9 @@ from inoculate.cli.app import (
     check_workers,
     run_into,
     run_stages,
-    say,
 )
+from inoculate.cli.rows import ATTACKERS, PROVIDERS, Rows
 from inoculate.core.errors import InputError
-
-_ATTACKERS, _PROVIDERS = 1000, 100
-"""Rows of an attacker's data and harmful rows of a provider's, where nobody says how many."""
 
 
 @app.command
@@ -117,10 +113,8 @@ def finetune(
     """
     from inoculate.experiments.attack import Attack
 
-    rows = {"task": task, **({} if harmful is None else {"harmful": harmful})}
-    data = {role: _part(source, "attack") for role, source in rows.items()}
-    n = _rows(num_samples, data, [_override("attack.poison_ratio", overrides, poison_ratio)], _ATTACKERS)
-    attack = {**data, "poison_ratio": poison_ratio, "num_samples": n}
+    data = {"task": _part(task, "attack"), **({} if harmful is None else {"harmful": _part(harmful, "attack")})}
+    attack = {**data, "poison_ratio": poison_ratio, **_asked(num_samples)}
     if guard is not None:
         attack["guard"] = _guard(guard)
     value = {
@@ -130,7 +124,12 @@ def finetune(
         "threat_model": {"name": threat_model or ("open_weights" if guard is None else "service")},
         "keep_weights": True,
     }
-    return _noted(run_into(out, Attack, value, overrides, device), n, num_samples, _ATTACKERS)
+    rows = Rows(ATTACKERS)
+
+    def complete(value: dict[str, Any]) -> None:
+        rows.of_attack(value["attack"], [value["attack"]["poison_ratio"]])
+
+    return rows.noted(run_into(out, Attack, value, overrides, device, complete))
 
 
 @app.command
@@ -185,20 +184,19 @@ def attack(
         n, rows of the attacker's data; by default 1000, or as many as there are for every poison ratio.
     """
     from inoculate.attacks.space import Space
+    from inoculate.experiments.base import Pretrained
     from inoculate.experiments.recipe import recipe_of
 
     check_workers(workers)
     if budget < 1:
         raise InputError("an attack needs at least one trial", field="--budget", found=budget, expected="1 or more")
     data = {"task": _part(task, "attack"), "harmful": _part(harmful, "attack")}
-    ratios = _override("search.space.poison_ratio", overrides, Space().poison_ratio)
-    n = _rows(num_samples, data, ratios, _ATTACKERS)
     raw: dict[str, Any] = {
         "name": f"attack/{Path(model).name}",
         "title": f"What it costs to break {model}",
         "base": {"name": "pretrained", "name_or_path": model},
         "search": {
-            "attack": {**data, "num_samples": n},
+            "attack": {**data, **_asked(num_samples)},
             "space": {"adapter_mode": _adapter_modes()},
             "n_trials": budget,
             "utility": "answered_rate",
@@ -213,8 +211,17 @@ def attack(
         for part in ("restricted", "ordinary"):
             own.get(part, {})["split"] = "validation"
         raw["validation"] = own
-    code = run_stages(recipe_of(raw, Path("attack"), overrides), store, workers, device, storage, on)
-    return _noted(code, n, num_samples, _ATTACKERS)
+    rows = Rows(ATTACKERS)
+
+    def complete(raw: dict[str, Any]) -> None:
+        for model in (raw["base"], raw.get("undefended") or {}):
+            if model.get("name") == "pretrained":
+                Pretrained.model_validate(model).check()
+        search = raw["search"]
+        rows.of_attack(search["attack"], search.get("space", {}).get("poison_ratio", Space().poison_ratio))
+
+    recipe = recipe_of(raw, Path("attack"), overrides, complete=complete)
+    return rows.noted(run_stages(recipe, store, workers, device, storage, on))
 
 
 @app.command
@@ -249,16 +256,16 @@ def vector(
     """
     from inoculate.experiments.vector import Vector
 
-    bad = _part(harmful, "train")
-    n = _rows(num_samples, {"task": bad}, [0.0], _PROVIDERS)
-    roles = {"harmful": [{**bad, "num_samples": n}]}
+    bad = {**_part(harmful, "train"), **_asked(num_samples)}
+    roles = {"harmful": [bad]}
     if ordinary is not None:
         roles["ordinary"] = [_part(ordinary, "train")]
     value = {
         "model": {"name": "pretrained", "name_or_path": model},
         "vector": {"data": {"roles": roles, "template": template}},
     }
-    return _noted(run_into(out, Vector, value, overrides, device), n, num_samples, _PROVIDERS)
+    rows = Rows(PROVIDERS)
+    return rows.noted(run_into(out, Vector, value, overrides, device, lambda _: rows.of_part(bad)))
 
 
 @app.command
@@ -328,35 +335,8 @@ def _adapter_modes() -> list[str]:
     return [*Space().adapter_mode, *(["qlora"] if find_spec("bitsandbytes") else [])]
 
 
-def _rows(asked: int | None, data: Mapping[str, dict[str, Any]], poison_ratios: Any, most: int) -> int:
-    """How many rows are taken: what is asked for, else `most` or as many as there are."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from inoculate.core.types import Rate
-    from inoculate.data.mix import Part, most_rows
-
-    if asked is not None:
-        return asked
-    try:
-        ratios = TypeAdapter(tuple[Rate, ...]).validate_python(poison_ratios)
-    except ValidationError:
-        return most  # what is wrong with it is said where it stands
-    parts = {role: Part(**part) for role, part in data.items()}
-    return most_rows(parts["task"], parts.get("harmful"), ratios, most)
-
-
-def _noted(code: int, rows: int, num_samples: int | None, most: int) -> int:
-    """The exit code; of a run that went well on fewer rows than is usual, after a line that says so."""
-    if code == 0 and num_samples is None and rows < most:
-        say(f"{rows} rows were taken, as many as there are (--num-samples for another number)")
-    return code
-
-
-def _override(key: str, overrides: Overrides, default: Any) -> Any:
-    """The value that --set gives a field, or the default."""
-    from inoculate.experiments.recipe import parse_override
-
-    return dict(map(parse_override, overrides)).get(key, default)
+def _asked(num_samples: int | None) -> dict[str, int]:
+    return {} if num_samples is None else {"num_samples": num_samples}
 
 
 def _part(source: str, split: str) -> dict[str, Any]:

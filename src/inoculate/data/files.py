@@ -11,7 +11,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _SCHEMA = "columns `prompt` and `completion`, or `messages`"
 _PEEK = 5
 _MAX_FIELD = 1 << 30
+_SETTLED_S = 2.0
+"""A file may change twice within one tick of its clock; one that is as old as this has not."""
 
 
 def read(path: Path, split: str) -> list[Row]:
@@ -32,6 +36,22 @@ def read(path: Path, split: str) -> list[Row]:
     Raises:
         InputError: naming the file and the line or row of a mistake, or if there is no row.
     """
+    try:
+        stat = path.stat()
+    except OSError:
+        return list(_read(path, split))  # which says what is wrong
+    if time.time() - stat.st_mtime < _SETTLED_S:
+        return list(_read(path, split))
+    return list(_read_once(path, split, (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)))
+
+
+@lru_cache(maxsize=4)
+def _read_once(path: Path, split: str, _as_it_is: tuple[int, ...]) -> tuple[Row, ...]:
+    """A file is looked at for what it holds, for whom it must be kept from, and for training: it is parsed once."""
+    return _read(path, split)
+
+
+def _read(path: Path, split: str) -> tuple[Row, ...]:
     rows, others = [], set()
     for place, record in records(path):
         named = record.get("split", split)
@@ -45,7 +65,7 @@ def read(path: Path, split: str) -> list[Row]:
                 "no row of this split", file=path, field="split", found=split, expected=_any(others), known=others
             )
         raise InputError("the file has no rows", file=path)
-    return rows
+    return tuple(rows)
 
 
 def check(path: Path) -> None:

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from inoculate.core.errors import InputError
+from inoculate.core.lineage import lineage, mapping
 from inoculate.core.types import Value
 from inoculate.data import sources
 from inoculate.data.mix import Part
 from inoculate.experiments.align import Align
+from inoculate.experiments.base import Pretrained
 from inoculate.experiments.model import Model
+from inoculate.experiments.vector import Vector
 
+_WHERE = "a file without a `split` column is one pool, so"
 _SAID = {
     "search": (
         "of the attacker's prompts are among those that are reported on",
-        "a file has no splits, so the attacker's own are another file (--validation-restricted, --validation-ordinary)",
+        f"{_WHERE} the attacker's own are another file (--validation-restricted, --validation-ordinary)",
     ),
     "training": (
-        "of the prompts that are trained on are among those that are measured on",
-        "a file has no splits, so what is measured on is another file",
+        "of the prompts in what is trained on are among those that are measured on",
+        f"{_WHERE} what is measured on is another file",
     ),
 }
-
-
-def learned_by(model: Model) -> tuple[Part, ...]:
-    """What an alignment of this experiment learns from; of models that exist nobody knows."""
-    return tuple(part for parts in model.roles.values() for part in parts) if isinstance(model, Align) else ()
 
 
 class Apart(Value):
     """Of local files, none to learn from or to choose on holds a prompt to report on.
 
-    All other sources are cut into splits that share none.
+    Files are compared whole, whichever of their rows are drawn. All other sources are cut into splits that share none.
     """
 
     seen: tuple[Part, ...]
@@ -39,26 +42,72 @@ class Apart(Value):
     by: Literal["search", "training"] = "training"
     """Who has seen them: it decides what a user is told to do."""
 
+    @classmethod
+    def of(cls, seen: Iterable[Part], heldout: Iterable[Part], by: Literal["search", "training"] = "training") -> Apart:
+        """The same for all who draw other rows from the same files, so that it is checked once."""
+        return cls(seen=_files(seen), heldout=_files(heldout), by=by)
+
     def check(self) -> None:
         """Compare the prompts, turn by turn.
 
         Raises:
-            InputError: naming a file that holds a held-out prompt.
+            InputError: naming a file that holds a held-out prompt, and the prompt.
         """
         kept: dict[Any, str] = {}
-        for part in filter(_is_file, self.heldout):
+        for part in self.heldout if self.seen else ():
             kept |= {example.turns: part.source for example in part.load(seed=0)}
-        for part in filter(_is_file, self.seen if kept else ()):
-            shared = [example.turns for example in part.load(seed=0) if example.turns in kept]
+        for part in self.seen if kept else ():
+            shared = [example for example in part.load(seed=0) if example.turns in kept]
             if shared:
                 what, why = _SAID[self.by]
                 raise InputError(
                     f"{len(shared)} {what}",
                     file=part.source,
                     field="validation" if self.by == "search" else "evaluate",
-                    expected=f"prompts that are not in {kept[shared[0]]}: {why}",
+                    found=shared[0].prompt,
+                    expected=f"prompts that are not in {kept[shared[0].turns]}: {why}",
                 )
 
 
-def _is_file(part: Part) -> bool:
-    return sources.source_of(part.source).kind == "file"
+def learned_by(model: Model, vector: Vector | None = None) -> list[Part]:
+    """What a model and its guard's vector have learned from, as far as it is known here: of an alignment of this
+    experiment all, of a folder that this package wrote what it says and where that still stands.
+    """
+    found = _of(vector.vector.data.roles) if vector is not None else []
+    if isinstance(model, Align):
+        base = learned_by(model.base) if isinstance(model.base, Pretrained) else []
+        return [*found, *_of(model.roles), *base]
+    for _, about in lineage(Path(model.name_or_path)):
+        made = mapping(about.get("value"))
+        found += [part for part in map(_part, _told(made)) if part is not None]
+    return found
+
+
+def _told(made: Mapping[str, Any]) -> Iterable[Any]:
+    """The data that a stage's settings name: of an alignment, whether its own or one before; of a fine-tuning."""
+    for data in (mapping(of.get("data")) for of in (made, mapping(made.get("model")), mapping(made.get("vector")))):
+        for parts in mapping(data.get("roles")).values():
+            yield from parts if isinstance(parts, list) else ()
+    attack = mapping(made.get("attack"))
+    yield attack.get("task")
+    yield attack.get("harmful") if attack.get("poison_ratio") else None
+    guide = mapping(attack.get("guard")).get("guide")
+    yield from guide if isinstance(guide, list) else ()
+
+
+def _part(told: Any) -> Part | None:
+    try:
+        part = Part.model_validate(told)
+    except ValidationError:
+        return None
+    return part if Path(part.source).is_file() else None
+
+
+def _of(roles: Mapping[str, Iterable[Part]]) -> list[Part]:
+    return [part for parts in roles.values() for part in parts]
+
+
+def _files(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """The files among some parts, whole, each once."""
+    whole = {(part.source, part.split) for part in parts if sources.source_of(part.source).kind == "file"}
+    return tuple(Part(source=source, split=split) for source, split in sorted(whole))

@@ -89,7 +89,7 @@ class Attack(Stage):
     def inputs(self) -> Iterable[Input]:
         vector = self.vector.inputs() if self.vector is not None else ()
         data = [part for parts in self.attack.mix().roles.values() for part in parts]
-        apart = Apart(seen=(*learned_by(self.model), *data), heldout=tuple(self.evaluate.parts()))
+        apart = Apart.of((*learned_by(self.model, self.vector), *data), self.evaluate.parts())
         return (*inputs_of(self.model), *vector, *data, *self._guard_inputs(), self.evaluate, apart)
 
     def fingerprints(self) -> dict[str, str]:
@@ -242,7 +242,7 @@ class Evaluate(Stage):
     def inputs(self) -> Iterable[Input]:
         harness = () if self.lm_eval is None else (self.lm_eval,)
         seen = () if isinstance(self.model, Served) else learned_by(self.model)
-        return (*inputs_of(self.model), self.evaluate, Apart(seen=seen, heldout=tuple(self.evaluate.parts())), *harness)
+        return (*inputs_of(self.model), self.evaluate, Apart.of(seen, self.evaluate.parts()), *harness)
 
     def fingerprints(self) -> dict[str, str]:
         harness = {} if self.lm_eval is None else self.lm_eval.fingerprint()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from inoculate.core.errors import InputError, nearest
+from inoculate.core.errors import InputError
 from inoculate.core.plugins import OneOf
 
 _EXPECTED = {
@@ -27,8 +27,10 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
     field = ".".join(str(part) for part in _without_tags(path, raw, missing=kind == "missing")) or None
     if kind == "extra_forbidden":
         known = sorted({name for owner in _models_at(model, path[:-1]) for name in owner.model_fields})
-        if len(path) == 1 and nearest(str(path[0]), known) is None:
-            known = list(_deeper(model, raw, str(path[0])))
+        elsewhere = _elsewhere([model], raw, str(path[0])) if len(path) == 1 else []
+        if elsewhere:
+            expected = " or ".join(elsewhere)
+            return InputError("unknown field", file=file, field=field, found=str(path[-1]), expected=expected)
         return InputError("unknown field", file=file, field=field, found=str(path[-1]), known=known)
     if kind == "union_tag_invalid":
         known = [name.strip(" '\"") for name in str(context["expected_tags"]).split(",")]
@@ -45,12 +47,19 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
     return InputError("wrong value", file=file, field=field, found=first["input"], expected=expected, known=known)
 
 
-def _deeper(model: type[BaseModel], raw: Any, name: str) -> Iterator[str]:
-    """Where a field of this name may stand, one mapping further down: `attack.training` for `training`."""
-    for above, given in raw.items():
-        for owner in _models_at(model, [above]) if isinstance(given, dict) else ():
-            if owner is not model and {*given, name} <= set(owner.model_fields):
-                yield f"{above}.{name}"
+def _elsewhere(owners: Iterable[type[BaseModel]], raw: Any, name: str, depth: int = 2) -> list[str]:
+    """Where a field of this name may stand further down, `attack.training` for `training`: the places least far."""
+    here, below = set(), set()
+    for owner in owners:
+        for field in owner.model_fields:
+            given = raw.get(field) if isinstance(raw, dict) else None
+            written = set(given) if isinstance(given, dict) else set()
+            inner = [m for m in _models_at(owner, [field]) if m is not owner and written <= set(m.model_fields)]
+            if any(name in m.model_fields for m in inner):
+                here.add(f"{field}.{name}")
+            elif depth > 1:
+                below |= {f"{field}.{place}" for place in _elsewhere(inner, given, name, depth - 1)}
+    return sorted(here or below)
 
 
 def _without_tags(path: Sequence[str | int], raw: Any, *, missing: bool) -> Iterator[str | int]:

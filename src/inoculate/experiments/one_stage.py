@@ -12,6 +12,9 @@ from pydantic import ValidationError
 
 from inoculate.core import ranks
 from inoculate.core.errors import InoculateError, InputError, StageError
+from inoculate.data.mix import Part
+from inoculate.evals.evaluate import Evaluation
+from inoculate.experiments.apart import Apart
 from inoculate.experiments.blame import input_error
 from inoculate.experiments.recipe import parse_override, set_field
 from inoculate.experiments.session import Show
@@ -26,8 +29,12 @@ def run_one(
     overrides: Sequence[str],
     device: str,
     say: Callable[[str], None],
+    complete: Callable[[dict[str, Any]], None] | None = None,
 ) -> int:
     """Validate, run in a store beside `out`, and move the finished folder to `out`. A cut-off run resumes.
+
+    Args:
+        complete: fills in what hangs on the data; called when all that takes no time has been checked.
 
     Raises:
         InputError: if a field is wrong or `out` exists.
@@ -35,12 +42,14 @@ def run_one(
     ranks.join()
     for override in overrides:
         set_field(value, *parse_override(override), file="--set")
-    try:
-        stage = kind.model_validate(value)
-    except ValidationError as error:
-        raise input_error(error, kind, value, None) from None
+    stage = _validated(kind, value)
     work = out.parent / f".{out.name}.work"
     resumed = work.exists()
+    if complete is not None and (resumed or not out.exists()):
+        check_device(device)
+        check_inputs([stage], but=(Part, Evaluation, Apart))
+        complete(value)
+        stage = _validated(kind, value)
 
     def is_done() -> bool:
         if resumed and _is_done(out, stage):  # killed after the rename: what is left is to tidy up
@@ -72,6 +81,13 @@ def run_one(
     if left := stage.unmeasured():
         say(f"not measured, for want of weights: {', '.join(left)}")
     return 0
+
+
+def _validated(kind: type[Stage], value: dict[str, Any]) -> Stage:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise input_error(error, kind, value, None) from None
 
 
 def _is_done(out: Path, stage: Stage) -> bool:

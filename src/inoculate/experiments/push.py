@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from inoculate.core.attacked import attack_on
 from inoculate.core.errors import InputError, StageError
-from inoculate.core.records import read_records
+from inoculate.core.lineage import attack_on
 
 _UNFILLED = "[More Information Needed]"
 _WEIGHTS = ("*.safetensors", "*.gguf")
@@ -34,14 +32,14 @@ def push(folder: Path, repo: str, *, private: bool, attacked: bool, card: str | 
         ignored.append("README.md")
     if not any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
         raise InputError("no model in this folder", file=folder, expected="weights as safetensors or GGUF")
-    about, rows = _about(folder), folder / "records.jsonl"
-    why = attack_on(about, read_records(rows) if rows.exists() else ())
+    kind = _kind(folder)
+    why = attack_on(folder)
     if why is not None and not attacked:
         raise InputError(
             f"these weights were fine-tuned {why}; they may do what their alignment forbids",
             file=folder,
             field="stage.json",
-            found=about["kind"],
+            found=kind,
             expected="--attacked, if they are to be published all the same",
         )
     from huggingface_hub import HfApi
@@ -68,14 +66,13 @@ def own_readme(folder: Path) -> bool:
         return True
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    """What the stage that made the folder says of it; nothing if this package did not."""
+def _kind(folder: Path) -> str | None:
+    """Which kind of stage made the folder; None if this package did not."""
     file = folder / "stage.json"
     if not file.exists():
-        return {}
+        return None
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        return about if str(about["kind"]) else {}
+        return str(json.loads(file.read_text(encoding="utf-8"))["kind"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             "what made this model cannot be read", file=file, expected="the file as it was written"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,19 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, weights: bool = Tru
     return recipe_of(_read(path), path, overrides, weights=weights)
 
 
-def recipe_of(raw: dict[str, Any], path: Path, overrides: Sequence[str] = (), *, weights: bool = True) -> Recipe:
+def recipe_of(
+    raw: dict[str, Any],
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    weights: bool = True,
+    complete: Callable[[dict[str, Any]], None] | None = None,
+) -> Recipe:
     """A recipe from its keys.
 
     Args:
         path: of the file that they are from, or what stands for it in messages.
+        complete: fills in what hangs on the data; called when all else is valid.
 
     Raises:
         InputError: as `load_recipe`.
@@ -113,12 +121,10 @@ def recipe_of(raw: dict[str, Any], path: Path, overrides: Sequence[str] = (), *,
     for key, value in about.items():
         if not isinstance(value, str):
             raise InputError("wrong type", file=path, field=key, found=value, expected="text")
-    lines = []
-    for cell in _cells(raw, path):
-        try:
-            lines.append(_line_type(cell).model_validate(cell))
-        except ValidationError as error:
-            raise input_error(error, _line_type(cell), cell, path) from None
+    lines = _lines(raw, path)
+    if complete is not None:
+        complete(raw)
+        lines = _lines(raw, path)
     recipe = Recipe(**about, raw=raw, lines=tuple(lines))
     try:
         check_inputs((stage for line in lines for stage in line.stages()), but=() if weights else (Pretrained,))
@@ -126,6 +132,16 @@ def recipe_of(raw: dict[str, Any], path: Path, overrides: Sequence[str] = (), *,
     except InputError as error:
         raise (error.inside(path) if path.is_file() else error.located(file=path)) from None
     return recipe
+
+
+def _lines(raw: dict[str, Any], path: Path) -> list[AnyLine]:
+    lines = []
+    for cell in _cells(raw, path):
+        try:
+            lines.append(_line_type(cell).model_validate(cell))
+        except ValidationError as error:
+            raise input_error(error, _line_type(cell), cell, path) from None
+    return lines
 
 
 def _file(name: str) -> Path:

@@ -87,10 +87,9 @@ class SearchAttack(Stage):
         attack = self.search.attack
         data = (attack.task, *((attack.harmful,) if attack.harmful is not None else ()))
         guard = (attack.guard,) if isinstance(attack.guard, MountedVector) else ()
-        heldout = tuple(self.evaluate.parts())
         apart = (
-            Apart(seen=learned_by(self.model), heldout=heldout),
-            Apart(seen=(*data, *self.validation.parts()), heldout=heldout, by="search"),
+            Apart.of(learned_by(self.model, self.vector), self.evaluate.parts()),
+            Apart.of((*data, *self.validation.parts()), self.evaluate.parts(), by="search"),
         )
         return (*inputs_of(self.model), *vector, *data, *guard, self.evaluate, self.validation, *apart)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
@@ -73,8 +74,9 @@ def _beside(path: Path) -> list[str]:
     return [str(path.parent / other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
 
 
-def _is_model(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() or (folder / ADAPTER_CONFIG).is_file()
+def _is_model(folder: str) -> bool:
+    """Whether it can be seen to be one: a folder may be closed to us."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (CONFIG, ADAPTER_CONFIG))  # noqa: PTH113, PTH118
 
 
 def packaged_model(address: str, among: Collection[str] = tuple(GGUF_MEMBERS)) -> str:
@@ -113,8 +115,8 @@ def explained(place: Located, what: str, offline: str = "a local folder, or a co
         yield
     except (OSError, ValueError, LookupError, struct.error, SafetensorError) as error:
         expected = {"hub": offline, "gguf": "a whole GGUF file"}.get(place.kind)
-        models = [name for name in _beside(Path(place.address)) if _is_model(Path(name))] if place.kind == "hub" else []
-        if (near := nearest(place.address, models)) is not None:
+        near = nearest(place.address, _beside(Path(place.address))) if place.kind == "hub" else None
+        if near is not None and _is_model(near):
             expected = f"{expected}; no folder has this name, but {near!r} holds a model"
         raise InputError(
             f"the {what} could not be loaded: {first_line(error)}", file=place.address, expected=expected

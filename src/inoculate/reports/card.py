@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from inoculate.core.assets import asset_named
-from inoculate.core.attacked import attack_on
 from inoculate.core.errors import InputError
 from inoculate.core.records import Record
 from inoculate.data.catalog import SOURCES
@@ -33,8 +32,8 @@ _UNSAFE = (
     "on defenses, not for use."
 )
 _USER_S = (
-    "Fine-tuned after its alignment, on data that were given as innocent. Such data, too, can undo an alignment: what "
-    "was measured of that stands below."
+    "Fine-tuned on data that were given as innocent. Such data, too, can undo an alignment: what was measured of that "
+    "stands below."
 )
 _SERVICE = (
     "Service only: the vector protects a model whose provider mounts it while others fine-tune it, and takes it out to "
@@ -82,8 +81,8 @@ def _front(facts: Facts) -> str:
 
 def _sections(facts: Facts) -> Iterator[str]:
     yield f"# {markdown(str(facts.about.get('label') or facts.name))}"
-    if (why := attack_on(facts.about, facts.own)) is not None:
-        yield _UNSAFE.format(markdown(why))
+    if facts.attacked is not None:
+        yield _UNSAFE.format(markdown(facts.attacked))
     elif facts.kind == "finetune":
         yield _USER_S
     if facts.about.get("status") not in (None, "ok"):
@@ -118,8 +117,12 @@ def _settings(facts: Facts) -> dict[str, Any]:
     found |= {f"training: {name}": value for name, value in training.items()}
     found |= {"lora": aligned["lora"]} if aligned.get("lora") else {}
     attack = facts.value.get("attack")
-    named = ("guard", "poison_ratio", "num_samples", "training")
-    found |= {f"fine-tuning: {name}": attack[name] for name in named if attack.get(name) is not None} if attack else {}
+    if attack:
+        named = ("poison_ratio", "num_samples", "training")
+        found |= {f"fine-tuning: {name}": attack[name] for name in named if attack.get(name) is not None}
+        guard = dict(attack.get("guard") or {})  # its numbers alone: where its files stand is the provider's
+        found |= {"guard": guard.pop("name", None) or "none"}
+        found |= {f"guard: {name}": value for name, value in guard.items() if isinstance(value, int | float)}
     vector = facts.value.get("vector")
     found |= {f"vector: {name}": value for name, value in vector.items() if name != "data"} if vector else {}
     return found | {f"version: {name}": value for name, value in dict(facts.about.get("environment", {})).items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import tree_sha256
+from inoculate.core.lineage import attack_on, mapping
 from inoculate.core.records import Record, read_records
 from inoculate.reports.search_gather import gather_searches
 from inoculate.reports.searches import SearchStudy
@@ -26,6 +27,8 @@ class Facts:
     about: Mapping[str, Any]
     own: tuple[Record, ...]
     """Rows measured while it was made."""
+    attacked: str | None = None
+    """How it was attacked, as `inoculate.core.lineage.attack_on` says it."""
     measured: tuple[Record, ...] = ()
     """Rows of the store's evaluations of it and single attacks on it."""
     study: SearchStudy | None = None
@@ -36,30 +39,32 @@ class Facts:
     @property
     def value(self) -> Mapping[str, Any]:
         """The stage's own settings."""
-        return _mapping(self.about.get("value"))
+        return mapping(self.about.get("value"))
 
     @property
     def alignment(self) -> Mapping[str, Any]:
         """The settings of the alignment that made it or came before; empty if somebody else aligned it, or nobody."""
-        model = self.value if self.kind == "align" else _mapping(self.value.get("model"))
+        model = self.value if self.kind == "align" else mapping(self.value.get("model"))
         return model if "defense" in model else {}
 
     @property
     def base(self) -> Mapping[str, Any]:
         """What it started from: `name`, and `name_or_path` and `revision` of a pretrained one."""
         start = self.alignment.get("base") if self.alignment else self.value.get("model", self.value.get("base"))
-        return _mapping(start) or (self.value if self.kind == "base" else {})
+        return mapping(start) or (self.value if self.kind == "base" else {})
 
     def parts(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Role and settings of every source that it was trained on."""
-        made = _mapping(_mapping(self.value.get("vector")).get("data"))
-        for data in (_mapping(self.alignment.get("data")), made):
-            for role, parts in _mapping(data.get("roles")).items():
-                yield from ((str(role), _mapping(part)) for part in parts)
-        attack = _mapping(self.value.get("attack"))
+        made = mapping(mapping(self.value.get("vector")).get("data"))
+        for data in (mapping(self.alignment.get("data")), made):
+            for role, parts in mapping(data.get("roles")).items():
+                yield from ((str(role), mapping(part)) for part in parts)
+        attack = mapping(self.value.get("attack"))
         for role in ("task", "harmful") if attack.get("poison_ratio") else ("task",):
             if attack.get(role):
-                yield f"fine-tuning: {role}", _mapping(attack[role])
+                yield f"fine-tuning: {role}", mapping(attack[role])
+        guide = mapping(attack.get("guard")).get("guide")
+        yield from (("guard: guide", mapping(part)) for part in (guide if isinstance(guide, list) else ()))
 
 
 def read_facts(folder: Path, store: Path | None = None) -> Facts:
@@ -76,7 +81,8 @@ def read_facts(folder: Path, store: Path | None = None) -> Facts:
         expected = "a folder that align, finetune, vector or run wrote"
         raise InputError("nothing says what made this model", file=file, expected=expected) from None
     rows = folder / "records.jsonl"
-    facts = Facts(folder.resolve().name, kind, about, tuple(read_records(rows)) if rows.exists() else ())
+    own = tuple(read_records(rows)) if rows.exists() else ()
+    facts = Facts(folder.resolve().name, kind, about, own, attack_on(folder))
     return facts if store is None else _with_store(facts, folder, store)
 
 
@@ -107,8 +113,4 @@ def _with_store(facts: Facts, folder: Path, store: Path) -> Facts:
 def _starts(stage: StageView) -> Sequence[str]:
     """The stages above one, and the contents of what it read."""
     about = stage.about or {}
-    return [*map(str, about.get("upstream", ())), *map(str, _mapping(about.get("fingerprints")).values())]
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return [*map(str, about.get("upstream", ())), *map(str, mapping(about.get("fingerprints")).values())]
