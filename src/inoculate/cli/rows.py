@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from inoculate.cli.app import say
@@ -22,14 +22,15 @@ class Rows:
         self._most = most
         self._taken: int | None = None
 
-    def of_attack(self, attack: dict[str, Any], poison_ratios: Sequence[float]) -> None:
+    def of_attack(self, attack: dict[str, Any], poison_ratios: Iterable[float]) -> None:
         """Give a user's data a number of rows, if none is there: as many as allow every one of the poison ratios."""
         from inoculate.data.mix import Part, most_rows
 
         def count() -> int:
             harmful = attack.get("harmful")
             task = Part.model_validate(attack["task"])
-            return most_rows(task, harmful and Part.model_validate(harmful), poison_ratios, self._most)
+            ratios = [float(ratio) for ratio in poison_ratios]
+            return most_rows(task, harmful and Part.model_validate(harmful), ratios, self._most)
 
         self._fill(attack, count)
 
