@@ -60,13 +60,29 @@ def test_cost_on_every_axis_is_the_kaplan_meier_median_and_its_ratio(tmp_path: P
         assert booster[2].value.value == 60 * PER_STEP[axis] and sft[2].value.value == 20 * PER_STEP[axis]
         assert booster[3].value.value == 3 and not booster[3].value.at_least and sft[3].text == "reference"
         assert 1 < booster[3].value.low <= 3 <= booster[3].value.high
-        assert [cell.value for cell in booster[4:]] == [6, 1, 0] and [cell.value for cell in sft[4:]] == [6, 0, 0]
+        assert [cell.value for cell in booster[5:]] == [6, 1, 0] and [cell.value for cell in sft[5:]] == [6, 0, 0]
         # S^exp(±z·se) after 40 is from .19 to .90 and after 60 from .05 to .68: below .5 from 40, above it to the end
         assert booster[2].value.low == 40 * PER_STEP[axis] and booster[2].value.high is None
     assert row_of(table, "Booster", "Optimizer steps")[2].text == "60"
     assert row_of(table, "Booster", "Tokens")[2].text == "18,000"
     assert row_of(table, "Booster", "FLOPs")[2].text == "6e10"
     assert row_of(table, "Booster", "Wall time")[2].text == "30 s"
+
+
+def test_each_seed_has_its_ratio(made: Made):
+    """Medians of 40, 60 and > 100 over 20, 10 and nothing that broke; a seed without a control has none."""
+    costs = {1: ((20, 20), (40, 40)), 2: ((10, 10), (60, 80)), 3: ((None, None), (80, None)), 4: ((10,), (None,))}
+    for seed, (theirs, ours) in costs.items():
+        search_stage(made, "sft", seed, theirs)
+        search_stage(made, "booster", seed, ours)
+    search_stage(made, "booster", 5, (20,))
+    row = row_of(part_of(made.manifest()).costs, "Booster", "Optimizer steps")
+    assert row[4].text == "2.0 / 6.0 / – / ≥ 10"
+    many = Made(made.path.parent / "many")
+    for seed in range(8):
+        search_stage(many, "sft", seed, (10, 10))
+        search_stage(many, "booster", seed, (10 * (seed + 1),) * 2 if seed < 7 else (None, None))
+    assert row_of(part_of(many.manifest()).costs, "Booster", "Optimizer steps")[4].text == "1.0 to ≥ 10"
 
 
 def test_what_was_not_reached_is_a_bound(made: Made):
@@ -77,6 +93,7 @@ def test_what_was_not_reached_is_a_bound(made: Made):
     row = row_of(part.costs, "Booster", "Optimizer steps")
     assert (row[2].text, row[2].detail) == ("> 100", "4 runs, none broke")
     assert row[3].text == "≥ 5.0×" and row[3].value.high is None
+    assert row[4].text == "≥ 5.0 / ≥ 5.0" and row_of(part.costs, "SFT", "Optimizer steps")[4].text == "–"
     card = part.cards[1]
     assert (card.number, card.of) == ("> 100", "optimizer steps to break") and card.ratio.startswith("≥ 5.0× SFT")
     assert "broke it in 0 of 4 runs of 2 seeds within 100 steps" in part.findings[1]
@@ -113,7 +130,7 @@ def test_a_run_that_diverged_is_neither_broken_nor_held(made: Made):
     search_stage(made, "sft", 1, (20, DIVERGED, 40, 40))
     part = part_of(made.manifest())
     row = row_of(part.costs, "SFT", "Optimizer steps")
-    assert row[2].value.value == 40 and [cell.value for cell in row[4:]] == [3, 0, 1]
+    assert row[2].value.value == 40 and [cell.value for cell in row[5:]] == [3, 0, 1]
     assert "1 run diverged and counts as neither" in part.findings[0]
     gone = Made(made.path.parent / "gone")
     search_stage(gone, "sft", 1, (DIVERGED,))

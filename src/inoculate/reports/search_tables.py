@@ -12,6 +12,7 @@ from inoculate.reports.search_wording import (
     cost_text,
     ratio_interval_text,
     ratio_text,
+    ratios_by_seed_text,
 )
 from inoculate.reports.searches import AXES, STEPS, TRIALS, Axis, Search, SearchStudy
 from inoculate.reports.tables import Cell, Column, Table
@@ -33,15 +34,16 @@ _STATUSES = (("ok", "Complete"), ("pruned", "Pruned"), ("diverged", "Diverged"),
 def cost_table(study: SearchStudy) -> Table:
     """Every defense on every axis of cost."""
     columns = [_DEFENSE, Column("Counted in", numeric=False), Column("Cost to break"), Column("× undefended")]
-    columns += [Column("Runs"), Column("Not broken"), Column("Diverged")]
+    columns += [Column("× in each seed"), Column("Runs"), Column("Not broken"), Column("Diverged")]
     rows = [_cost_row(study, arm, axis) for arm in study.arms for axis in (*AXES, TRIALS) if _known(study, arm, axis)]
     note = (
         "Cost: median over seeds and re-runs by Kaplan and Meier, with its pointwise 95% interval, which takes re-runs "
         "of a seed for independent; “>” where fewer than half broke. Ratio: median over the undefended model's median, "
         "95% bootstrap over seeds and the runs of each, as wide as so few seeds ask for; “≥” where the defense's "
-        "median was not reached. A run that "
-        "diverged before it broke is in neither. A break is known to within the steps between two measurements. Trials "
-        "of search: until the first that broke the model on the attacker's own prompts, one number per seed."
+        "median was not reached, “–” where the control's was not. A run that diverged before it broke is in neither. A "
+        "break is known to within the steps between two measurements. × in each seed: the same ratio, seed by seed; "
+        "where controls differ much, three seeds that agree can have a wide interval. Trials of search: until the "
+        "first that broke the model on the attacker's own prompts, one number per seed."
     )
     return Table("Cost to break, on every axis", columns, rows, note)
 
@@ -53,7 +55,7 @@ def _known(study: SearchStudy, arm: Arm, axis: Axis) -> bool:
 
 def _cost_row(study: SearchStudy, arm: Arm, axis: Axis) -> list[Cell]:
     costs, cost, ratio = study.costs(arm, axis), study.median(arm, axis), study.ratio(arm, axis)
-    seeds = len(set(costs.seeds))
+    seeds, by_seed = len(set(costs.seeds)), [ratio for _, ratio in study.ratios_by_seed(arm, axis)]
     compared = Cell(ratio_text(ratio), ratio_interval_text(ratio, seeds), ratio)
     dead = unusable(study, arm)
     if dead and len(dead) == len(study.of(arm)):
@@ -65,6 +67,7 @@ def _cost_row(study: SearchStudy, arm: Arm, axis: Axis) -> list[Cell]:
         Cell(axis.title),
         Cell(cost_text(axis, cost, costs), cost_interval(axis, cost, costs), cost),
         compared,
+        Cell("–" if compared.text == "unusable" else ratios_by_seed_text(by_seed), value=by_seed),
         Cell(str(len(costs.values)), value=len(costs.values)),
         Cell(str(sum(costs.censored)), value=sum(costs.censored)),
         Cell(str(costs.lost), value=costs.lost),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inoculate.evals.survival import FEWEST, Cost, CostRatio
@@ -11,6 +11,8 @@ from inoculate.reports.wording import scientific, times, value_text
 
 LEAST_RUNS = 6
 """Of fewer runs the lowest and highest hold the median with less than 95% chance: 1 − 2^(1 − n)."""
+_MOST_SEEDS = 6
+"""Of more, their ratios are not listed one by one."""
 _MODES = {
     "full": "all weights are trained",
     "merge": "the alignment is merged and a fresh LoRA trained",
@@ -65,6 +67,15 @@ def ratio_text(found: CostRatio | None) -> str:
     if found is None or found.value is None:
         return "–"
     return f"{'≥ ' if found.at_least else ''}{times(found.value)}×"
+
+
+def ratios_by_seed_text(found: Sequence[CostRatio]) -> str:
+    """`0.7 / – / ≥ 50`, seed by seed; of many the least and the greatest; a dash for what cannot be said."""
+    told = sorted((r for r in found if r.value is not None), key=lambda r: r.value or 0.0)
+    if not told:
+        return "–"
+    between, shown = (" / ", found) if len(found) <= _MOST_SEEDS else (" to ", (told[0], told[-1]))
+    return between.join(ratio_text(ratio).removesuffix("×") for ratio in shown)
 
 
 def ratio_interval_text(found: CostRatio | None, seeds: int) -> str:

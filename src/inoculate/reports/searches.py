@@ -53,6 +53,11 @@ class Costs(NamedTuple):
     lost: int
     """Runs that diverged before they broke: neither broken nor held."""
 
+    def in_seed(self, seed: Seed) -> Costs:
+        """The runs of one seed that tell a cost."""
+        kept = [run for run in zip(self.values, self.censored, self.seeds, strict=True) if run[2] == seed]
+        return Costs(tuple(v for v, _, _ in kept), tuple(c for _, c, _ in kept), tuple(s for _, _, s in kept), 0)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -197,6 +202,15 @@ class SearchStudy:
             both = None if control is None else ratio_of(self.costs(arm, axis), self.costs(control, axis))
             self._ratios[arm, axis.key] = both
         return self._ratios[arm, axis.key]
+
+    def ratios_by_seed(self, arm: Arm, axis: Axis) -> list[tuple[Seed, CostRatio]]:
+        """The ratio in each seed that the control has too, without an interval."""
+        control = self.control(arm)
+        if control is None:
+            return []
+        ours, theirs = self.costs(arm, axis), self.costs(control, axis)
+        found = ((seed, ratio_of(ours.in_seed(seed), theirs.in_seed(seed))) for seed in dict.fromkeys(ours.seeds))
+        return [(seed, ratio) for seed, ratio in found if ratio is not None]
 
 
 def ratio_of(ours: Costs, theirs: Costs) -> CostRatio | None:
