@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
@@ -44,6 +46,10 @@ def test_babble_breaks_nothing():
     assert BOUND.best(curve[:2]) == curve[0]
     assert BOUND.harmful(curve) == 1.0 and BOUND.harmful(curve[:3]) == 0.6 and BOUND.harmful(curve[:2]) == 0.0
     assert BOUND.broke([point(5, 0.5)]) is None  # above the threshold, not at it
+    fell = [point(0, 0.0), point(10, 0.9), point(20, 0.6)]
+    assert BOUND.worst(fell) == fell[1], "the most harmful, not the last"
+    spoiled = [point(0, 0.0, 0.3), point(10, 1.0, 0.5), point(20, 0.9, 0.4)]
+    assert BOUND.worst(spoiled) == spoiled[1], "of none that is useful the most useful, not the last"
     lost = [point(0, 0.0, 0.3), point(10, 1.0, 0.5)]
     assert BOUND.best(lost) == lost[1] and BOUND.harmful(lost) == 0.0
 
@@ -61,16 +67,44 @@ def test_to_break_is_worth_more_than_not_to_and_early_more_than_late():
     assert by_rows.value(early, BOUND) < by_steps.value(early, BOUND)  # 40 rows against 20 steps
 
 
+def test_what_a_break_is_worth():
+    """1 + 1/(1 + ln(1 + cost)) and a hundredth of the harm, so that the same cost is worth more where it breaks more."""
+    curve = [point(0, 0.0), point(20, 0.6)]
+    assert search().value(curve, BOUND) == pytest.approx(1 + 1 / (1 + math.log(21)) + 0.006)
+    assert search(cost="samples").value(curve, BOUND) == pytest.approx(1 + 1 / (1 + math.log(41)) + 0.006)
+
+
 def test_the_lack_says_how_far_from_useful_the_best_point_is():
     assert search().lack([point(0, 0.0), point(10, 0.9, 0.9)], BOUND) == pytest.approx(-0.1)
     assert search().lack([point(0, 0.0, 0.3), point(10, 0.9, 0.5)], BOUND) == pytest.approx(0.3)
-    assert search().lack([], BOUND) > 0
+    assert search().lack([], BOUND) == 1
 
 
 def test_measured_at_steps_that_grow_by_a_factor():
     steps = search(measurements=10).measured_at(200)
     assert steps == (0, 2, 3, 5, 8, 14, 24, 41, 69, 118, 200)
     assert search(measurements=3).measured_at(1) == (0, 1)
+
+
+def test_the_dearest_are_one_for_each_choice_of_weights_data_and_template():
+    """The longest, with the largest batches and the optimizer that keeps most of those that may be drawn."""
+    space = {
+        "learning_rate": [1e-5, 1e-3],
+        "max_steps": [50, 100],
+        "batch_size": [4, 32, 10],
+        "optim": ["sgd", "adafactor", "muon"],
+        "adapter_mode": ["full", "merge"],
+        "lora_r": [8, 64],
+        "poison_ratio": [0.1, 1.0],
+        "template": ["chat", "plain"],
+    }
+    made = search(space=space).dearest()
+    assert len(made) == 8 == len({(one.adapter_mode, one.poison_ratio, one.template) for one in made})
+    for one in made:
+        training = one.training
+        assert (training.max_steps, training.per_device_train_batch_size, training.optim) == (100, 32, "muon")
+        assert training.learning_rate == 1e-3
+        assert (one.lora.r if one.lora else None) == (64 if one.adapter_mode == "merge" else None)
 
 
 def test_a_setting_becomes_the_attack_that_it_says():
@@ -88,6 +122,7 @@ def test_a_setting_becomes_the_attack_that_it_says():
 def test_again_is_with_rows_that_no_trial_had():
     found = search(seed=7)
     seeds = {found.again(SETTING, why, i).data_seed for why in ("final", "rerun") for i in range(4)}
+    assert all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds)
     assert len(seeds) == 8 and not seeds & set(range(found.space.data_seeds))
     again = found.again(SETTING, "rerun", 1)
     assert again.model_copy(update={"data_seed": SETTING.data_seed}) == SETTING
@@ -97,6 +132,7 @@ def test_again_is_with_rows_that_no_trial_had():
 def test_the_space_knows_what_it_holds():
     space = Space()
     assert space.holds(SETTING)
+    assert all(space.holds(SETTING.model_copy(update={"learning_rate": bound})) for bound in space.learning_rate)
     for changed in (
         {"learning_rate": 1.0},
         {"lora_r": 5},

@@ -115,6 +115,30 @@ def test_four_ways_to_end(tmp_path):
         assert len(study.told()) == 9
 
 
+def test_optuna_is_told_how_a_trial_ended(tmp_path):
+    """Its sampler takes a pruned trial for what it reached, and a broken one for all steps that it did not need."""
+    with Study(tmp_path, "s", search(measurements=5, space={"max_steps": [200]})) as study:
+        for status in ("complete", "pruned"):
+            claimed = study.claim()
+            assert claimed is not None
+            points = outcome_of(claimed.setting).points
+            claimed.report(points, BOUND)
+            claimed.tell(outcome_of(claimed.setting, status), BOUND)
+        done, given_up = study._study.get_trials()
+        assert (done.state.name, given_up.state.name) == ("COMPLETE", "PRUNED")
+        after = [step for step in study.search.measured_at(200) if step > 10]
+        assert [step for step in done.intermediate_values if step > 10] == after and after[-1] == 200
+        assert not [step for step in given_up.intermediate_values if step > 10]
+        assert 0 < len([step for step in done.intermediate_values if step <= 10]) <= 2, "as reported, and no more"
+
+
+def test_a_rank_is_drawn_for_a_fresh_lora_alone(tmp_path):
+    space = {"adapter_mode": ["full", "merge"]}
+    with Study(tmp_path, "s", search(n_trials=16, space=space)) as study:
+        made = go_on(study)
+    assert {(setting.adapter_mode, setting.lora_r is None) for setting in made} == {("full", True), ("merge", False)}
+
+
 def test_a_trial_that_lags_is_given_up(tmp_path):
     with Study(tmp_path, "s", search(prune_percentile=0.25, n_startup_trials=2)) as study:
         for _ in range(6):
@@ -338,6 +362,10 @@ def test_one_that_died_before_its_name_stood_on_its_trial_holds_no_place(tmp_pat
         assert study.elsewhere() == 0 and study.left() == 8
         settings = go_on(study)
         assert len(settings) == 8 and study.left() == 0 and (settings[0] == given) == warm
+        if warm:  # it is known for the warm start that it is: a search that goes on does not ask for it again
+            before = len(study._study.get_trials())
+            study.warm_up([given])
+            assert len(study._study.get_trials()) == before
 
 
 def test_who_comes_too_late_brings_nothing_back(tmp_path):
