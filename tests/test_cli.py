@@ -67,6 +67,7 @@ def faulty(tmp_path_factory):
     (tmp_path / "column.jsonl").write_text("\n".join([*rows[:9], '{"prompt": "a", "completions": "b"}']))
     (tmp_path / "torn.jsonl").write_text("\n".join([*rows[:9], '{"prompt": "a", "comp']))
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}')
     (tmp_path / "file").write_text("")
     (tmp_path / "there").mkdir()
     return tmp_path
@@ -176,6 +177,22 @@ WRONG = {
         "training: unknown field (found 'training', expected attack.training)",
     ),
     "no rows": ([*FINETUNE[:4], "--num-samples", "0", "--out", "new"], "attack.num_samples: wrong value (found 0"),
+    "harmful data without p": (
+        [*FINETUNE, "--harmful", "rows.jsonl"],
+        "--harmful: these data would not be used (found 'rows.jsonl', expected --poison-ratio above 0",
+    ),
+    "harmful data for a defense that takes none": (
+        [*ALIGN, "rows.jsonl", "--harmful", "rows.jsonl"],
+        "--harmful: these data would not be used (found 'sft', expected a defense that learns from harmful data",
+    ),
+    "a field like no other": (
+        [*ALIGN, "rows.jsonl", "--set", "lora.xyz=8"],
+        "lora.xyz: unknown field (found 'xyz', expected one of lora_alpha, ",
+    ),
+    "prompts alone": (
+        [*EVALUATE[:2], "--restricted", "prompts.jsonl", "--out", "new"],
+        "prompts.jsonl: line 1: column 'completion' is missing (found 'prompt', expected columns",
+    ),
     "p without harmful data": ([*FINETUNE, "--poison-ratio", "0.5"], "attack: poison_ratio > 0 needs `harmful` data"),
     "p above 1": (
         [*FINETUNE, "--poison-ratio", "1.5"],

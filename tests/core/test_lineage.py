@@ -32,6 +32,12 @@ def test_a_harmless_fine_tuning_does_not_wash_an_attack_off(tmp_path):
     assert [folder.name for folder, _ in lineage(again)] == ["again", "washed", "attacked", "aligned"]
 
 
+def test_a_model_that_started_from_a_security_vector_does_what_is_restricted(tmp_path):
+    vector = made(tmp_path / "vector", "vector", tmp_path)
+    assert attack_on(vector) is None, "it is the provider's guard, and says so on its card"
+    assert attack_on(tuned(tmp_path / "folded in", vector, 0)) == "from a security vector"
+
+
 def test_the_first_judge_that_found_it_broken_is_named(tmp_path):
     broken = tuned(tmp_path / "broken", None, 0)
     ends = [("refusal", 40.0, "ok"), ("reference", 20.0, "ok"), ("other", 0.0, "ok"), ("last", 60.0, "censored")]

@@ -146,17 +146,13 @@ def test_a_missing_file_and_a_folder(tmp_path):
 
 
 def test_a_file_is_parsed_once_and_a_changed_one_again(tmp_path, monkeypatch):
-    """One that was just written is parsed each time, since it may change within a tick of its clock."""
     file, parsed = tmp_path / "rows.jsonl", []
     whole = files._read
     monkeypatch.setattr(files, "_read", lambda path, split: parsed.append(split) or whole(path, split))
     file.write_text('{"prompt": "a", "completion": "b"}')
-    for _ in range(2):
-        files.read(file, "train")
-    assert parsed == ["train"] * 2
-    os.utime(file, (0, 0))
     rows = [files.read(file, split) for split in ("train", "train", "attack", "train")]
-    assert parsed == ["train"] * 3 + ["attack"] and rows[0] == rows[1] and rows[0] is not rows[1]
+    assert parsed == ["train", "attack"] and rows[0] == rows[1] and rows[0] is not rows[1]
+    before = file.stat()
     file.write_text('{"prompt": "a", "completion": "c"}')
-    os.utime(file, (1, 1))
-    assert files.read(file, "train")[0].example.completion == "c"
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert files.read(file, "train")[0].example.completion == "c", "as long, as old, and another"

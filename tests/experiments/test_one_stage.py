@@ -119,7 +119,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_finetune_measures_along_the_way_and_leaves_the_model_that_it_measured(here, request, mode):
+def test_finetune_measures_along_the_way_and_leaves_the_model_that_it_measured(here, request, mode, capsys):
     """What a fresh process finds in OUT has the loss that was measured at the last step, under every adapter mode."""
     model, options, weights = MODES[mode]
     request.getfixturevalue(model)
@@ -131,6 +131,9 @@ def test_finetune_measures_along_the_way_and_leaves_the_model_that_it_measured(h
     assert [file.name for file in folder.glob("*.safetensors")] == [weights]
     found = rows(folder)
     assert [row.step for row in found if row.metric == "harmful_score"] == [0, 3, 6]
+    told = [f"{value(folder, metric, 6):.2f}" for metric in ("harmful_score", "over_refusal_rate")]
+    said_of = f"after step 6: harmful_score {told[0]} (refusal, n 8), over_refusal_rate {told[1]} (refusal, n 6)"
+    assert said_of in capsys.readouterr().out
     assert {row.harmful_samples for row in found} == {4} and {row.poison_ratio for row in found} == {0.2}
     assert {row.adapter_mode for row in found} == {mode if mode in ("continue", "merge") else "full"}
     assert {row.n for row in found if row.metric == "over_refusal_rate"} == {6}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
@@ -87,6 +88,15 @@ def test_a_user_s_model_goes(model, hub, broke_at):
 def test_what_made_it_must_be_readable(model, hub):
     (model / "stage.json").write_text("{torn")
     with pytest.raises(InputError, match="what made this model cannot be read"):
+        push(model, "lab/model", private=True, attacked=False)
+
+
+def test_a_hub_that_nobody_answers_for_is_one_line(model, monkeypatch):
+    """Of the real client, whose errors of the network are of no built-in kind."""
+    from huggingface_hub import HfApi
+
+    monkeypatch.setattr("huggingface_hub.HfApi", partial(HfApi, endpoint="http://127.0.0.1:9", token="none"))
+    with pytest.raises(StageError, match="lab/model: not pushed: "):
         push(model, "lab/model", private=True, attacked=False)
 
 

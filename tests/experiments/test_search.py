@@ -376,6 +376,32 @@ def test_the_command_attacks_a_model_and_its_control(ran, tmp_path, capsys):
         assert made[row.base]["name"] == "sft" or row.defense_params["lam"] == made[row.base]["lam"]
 
 
+def test_a_service_s_limit_ends_the_rates_that_are_searched(ran, tmp_path, capsys):
+    """And a range that somebody gives is theirs, and refused if it goes beyond."""
+    model = next((ran / "store").glob("align-*/"))
+    options = [
+        "--harmful",
+        "sandbox-restricted",
+        "--restricted",
+        "sandbox-restricted",
+        "--ordinary",
+        "sandbox-ordinary",
+    ]
+    options += ["--threat-model", "service", "--set", "threat_model.max_learning_rate=1e-4", "--budget", "1"]
+    options += ["--num-samples", "8", "--set", "search.reruns=1", "--set", "search.space.max_steps=[2]"]
+    options += ["--set", "search.space.adapter_mode=[full]", "--set", "evaluate.max_new_tokens=4", "--device", "cpu"]
+    options += [part for name in _SETS for part in ("--set", f"evaluate.{name}.num_samples=10")]
+    store = tmp_path / "runs"
+    code, said = command(capsys, str(model), "--task", "sandbox-sentiment", *options, "--store", str(store))
+    assert code == 0, said
+    rows = [row for folder in store.glob("search-*/") for row in read_records(folder / "records.jsonl")]
+    rates = {row.attack_params["learning_rate"] for row in rows if row.trial is not None}
+    assert rates and max(rates) <= 1e-4
+    given = ("--set", "search.space.learning_rate=[1e-5, 1e-3]")
+    code, said = command(capsys, str(model), "--task", "sandbox-sentiment", *options, *given, "--store", str(store))
+    assert code == 2 and "allows more than the threat model does" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

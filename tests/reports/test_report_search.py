@@ -69,6 +69,19 @@ def test_cost_on_every_axis_is_the_kaplan_meier_median_and_its_ratio(tmp_path: P
     assert row_of(table, "Booster", "Wall time")[2].text == "30 s"
 
 
+def test_searches_on_other_prompts_are_no_seeds_of_one(made: Made):
+    """A file that was mended and searched on again: each has its own number, and what differs is in its name."""
+    for content, breaks in (("first", (20, 20)), ("second", (None, None))):
+        folder = search_stage(made, "sft", 1, breaks)
+        file = made.path / folder / "stage.json"
+        found = {"held.jsonl#heldout": content, "a/model": content}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprints": found}))
+    part = part_of(made.manifest())
+    numbers = {card.number for card in part.cards}
+    assert numbers == {"20", "> 100"} and len({card.defense for card in part.cards}) == 2
+    assert all("data " in row[0].text for row in part.costs.rows)
+
+
 def test_each_seed_has_its_ratio(made: Made):
     """Medians of 40, 60 and > 100 over 20, 10 and nothing that broke; a seed without a control has none."""
     costs = {1: ((20, 20), (40, 40)), 2: ((10, 10), (60, 80)), 3: ((None, None), (80, None)), 4: ((10,), (None,))}

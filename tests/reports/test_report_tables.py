@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import time
 from dataclasses import replace
 
@@ -157,11 +158,27 @@ def test_one_recipe_is_its_own_stages_and_failures_are_shown(made):
     assert len(whole.stages) == 3 and whole.unfinished == ("align-1234",)
 
 
+def test_a_folder_of_folders_is_a_store_whatever_they_are_called(made, tmp_path):
+    """As `--out measured` and `--out tuned` leave them side by side."""
+    name = made.stage("finetune", "alone", attack_rows(provenance("sft", 1, 1e-5), 100))
+    for called in ("measured", "tuned lisa"):
+        shutil.copytree(made.path / name, tmp_path / "mine" / called)
+    assert len(read_store(tmp_path / "mine").stages) == 2
+
+
 def test_the_folder_of_a_single_stage_is_a_store(made):
     name = made.stage("finetune", "alone", attack_rows(provenance("sft", 1, 1e-5), 100))
     view = read_store(made.path / name)
     assert [stage.folder for stage in view.stages] == [name]
     assert list(view.responses(name)) == []
+
+
+def test_rows_of_layers_are_told_apart():
+    rows = [
+        Record("harmful_grad_norm", value, defense="sft", step=0, layer=layer)
+        for layer, value in (("all", 1.0), ("0", 0.5))
+    ]
+    assert "layer" in records_table(rows).splitlines()[0]
 
 
 ROWS = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -163,6 +165,71 @@ def test_a_killed_run_resumes_bit_for_bit(tokenizer, rows, tmp_path, defense, sc
         ]
         assert logs[0] == logs[1]
     assert not list((tmp_path / "cut").glob("checkpoint*"))
+
+
+class Struck(SFT):
+    """Ctrl-C in the middle of a step, once or twice; a step that does not come to its end would be another's."""
+
+    at: int
+    strikes: int
+
+    def backward(self, model, batches):
+        found = super().backward(model, batches)
+        if STEPS.pop() == self.at:
+            for _ in range(self.strikes):
+                os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+
+STEPS: list[int] = []
+
+
+@pytest.mark.parametrize(("strikes", "kept"), [(1, 4), (2, None)])
+def test_ctrl_c_keeps_what_was_done(tokenizer, rows, tmp_path, strikes, kept):
+    """It waits for the end of its step, whose checkpoint it leaves; a second one does not wait, and leaves none."""
+    training = Training(learning_rate=1e-3, max_steps=9, logging_steps=1)
+
+    def run(model, out, defense):
+        def progress(step, steps):
+            STEPS[:] = [step]
+
+        def observe(step):
+            return [{"metric": "norm", "value": float(model.model.norm.weight.sum())}]
+
+        return fit(
+            model, defense, feeds_of(rows), training, out=out, observe=observe, observe_at={0, 4, 9}, progress=progress
+        )
+
+    whole, resumed = model_of(tokenizer), model_of(tokenizer)
+    expected = run(whole, tmp_path / "whole", SFT())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(model_of(tokenizer), tmp_path / "cut", Struck(at=3, strikes=strikes))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    found = sorted((tmp_path / "cut").glob("checkpoint.*"))
+    assert [file.name for file in found] == ([] if kept is None else [f"checkpoint.{kept}"])
+    assert run(resumed, tmp_path / "cut", SFT()) == expected
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_ctrl_c_while_it_is_measured_keeps_the_steps_before(tokenizer, rows, tmp_path):
+    def observe(step):
+        if step == 2 and interrupts:
+            interrupts.pop()
+            raise KeyboardInterrupt
+        return [{"metric": "step", "value": step}]
+
+    training, interrupts = Training(learning_rate=1e-3, max_steps=4), [1]
+    with pytest.raises(KeyboardInterrupt):
+        fit(model_of(tokenizer), SFT(), feeds_of(rows), training, out=tmp_path, observe=observe, observe_at={0, 2, 4})
+    assert [file.name for file in tmp_path.glob("checkpoint.*")] == ["checkpoint.2"]
+    found = fit(
+        model_of(tokenizer), SFT(), feeds_of(rows), training, out=tmp_path, observe=observe, observe_at={0, 2, 4}
+    )
+    assert [row["value"] for row in found.observations] == [0, 2, 4]
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adafactor", "muon"])

@@ -160,6 +160,10 @@ def test_what_shards_or_has_too_few_rows_is_refused(tokenizer, rows, tmp_path, m
     made.is_fsdp_enabled = True
     with pytest.raises(InputError, match=r"fsdp: not with a defense as the objective.*`inoculate\.fit`, which shards"):
         made._check()
+    with pytest.raises(InputError, match=r"role_datasets: a dataset is missing \(found \"'harm'\", .* role 'harmful'"):
+        trainer(model, {"align": rows["align"], "harm": rows["harmful"]}, Booster(), tmp_path)
+    with pytest.raises(InputError, match="defense: not a defense \\(found 'booster'"):
+        trainer(model, rows, "booster", tmp_path)
     with pytest.raises(InputError, match=r"role_datasets\.harmful: it cannot be shuffled"):
         trainer(model, rows, Booster(), tmp_path, harmful=iter(rows["harmful"]))
     monkeypatch.setattr(ranks, "count", lambda: 9)

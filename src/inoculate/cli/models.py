@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from inoculate.cli.app import (
 )
 from inoculate.cli.rows import ATTACKERS, PROVIDERS, Rows
 from inoculate.core.errors import InputError
+from inoculate.core.lineage import mapping
 
 
 @app.command
@@ -63,7 +65,16 @@ def align(
         "data": {"roles": roles, "template": template},
         "training": {},
     }
-    return run_into(out, Align, value, overrides, device)
+
+    def complete(value: dict[str, Any]) -> None:
+        made = Align.model_validate(value)
+        if harmful is not None and "harmful" not in made.roles:
+            expected = "a defense that learns from harmful data (--defense booster), or no such data"
+            raise InputError(
+                "these data would not be used", field="--harmful", found=made.defense.name, expected=expected
+            )
+
+    return run_into(out, Align, value, overrides, device, complete)
 
 
 @app.command
@@ -127,6 +138,9 @@ def finetune(
     rows = Rows(ATTACKERS)
 
     def complete(value: dict[str, Any]) -> None:
+        if harmful is not None and not value["attack"]["poison_ratio"]:
+            expected = "--poison-ratio above 0, their share of the rows"
+            raise InputError("these data would not be used", field="--harmful", found=harmful, expected=expected)
         rows.of_attack(value["attack"], [value["attack"]["poison_ratio"]])
 
     return rows.noted(run_into(out, Attack, value, overrides, device, complete))
@@ -185,7 +199,7 @@ def attack(
     """
     from inoculate.attacks.space import Space
     from inoculate.experiments.base import Pretrained
-    from inoculate.experiments.recipe import recipe_of
+    from inoculate.experiments.recipe import parse_override, recipe_of, set_field
 
     check_workers(workers)
     if budget < 1:
@@ -211,6 +225,9 @@ def attack(
         for part in ("restricted", "ordinary"):
             own.get(part, {})["split"] = "validation"
         raw["validation"] = own
+    for override in overrides:
+        set_field(raw, *parse_override(override), file="--set")
+    _stay_within(mapping(raw.get("threat_model")), mapping(raw.get("search")).get("space"))
     rows = Rows(ATTACKERS)
 
     def complete(raw: dict[str, Any]) -> None:
@@ -333,6 +350,19 @@ def _adapter_modes() -> list[str]:
     from inoculate.attacks.space import Space
 
     return [*Space().adapter_mode, *(["qlora"] if find_spec("bitsandbytes") else [])]
+
+
+def _stay_within(limits: Mapping[str, Any], space: Any) -> None:
+    """Let a service's limit end the range of learning rates that is searched where nobody gives one."""
+    from inoculate.attacks.space import Space
+
+    try:
+        limit = float(limits["max_learning_rate"])  # 1e-4 is a text in YAML
+    except (KeyError, TypeError, ValueError):
+        return  # there is none, or it is refused where the threat model is read
+    if limit > 0 and isinstance(space, dict) and "learning_rate" not in space:
+        low, high = Space().learning_rate
+        space["learning_rate"] = [min(low, limit / 1000), min(high, limit)]
 
 
 def _asked(num_samples: int | None) -> dict[str, int]:

@@ -44,12 +44,17 @@ def start_of(about: Mapping[str, Any]) -> Mapping[str, Any]:
 def attack_on(folder: Path) -> str | None:
     """How weights that count as attacked were fine-tuned, to be said behind these words; None for others.
 
-    Weights do if harmful rows were among those that they, or what they started from, were fine-tuned on, or if a judge
-    found that they broke on the way. A user's model is what was trained on rows that are said to be innocent, and was
-    not found broken; if nobody measured it, that is taken at its word. An attack that does not say what its rows were
-    counts.
+    Weights do if they started from a security vector, if harmful rows were among those that they, or what they started
+    from, were fine-tuned on, or if a judge found that they broke on the way. A user's model is what was trained on rows
+    that are said to be innocent, and was not found broken; if nobody measured it, that is taken at its word. An attack
+    that does not say what its rows were counts.
     """
-    return next((why for at, about in lineage(folder) if (why := _attacked(at, about)) is not None), None)
+    for at, about in lineage(folder):
+        if at != folder and about.get("kind") == "vector":
+            return "from a security vector"
+        if (why := _attacked(at, about)) is not None:
+            return why
+    return None
 
 
 def _attacked(folder: Path, about: Mapping[str, Any]) -> str | None:

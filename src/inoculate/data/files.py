@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -19,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from inoculate.core.errors import InputError, nearest
+from inoculate.core.hashing import file_sha256
 from inoculate.core.types import Example
 from inoculate.data.splits import Row
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _SCHEMA = "columns `prompt` and `completion`, or `messages`"
+_COLUMNS = {"prompt", "completion", "messages", "refusal", "split"}
 _PEEK = 5
 _MAX_FIELD = 1 << 30
-_SETTLED_S = 2.0
-"""A file may change twice within one tick of its clock; one that is as old as this has not."""
 
 
 def read(path: Path, split: str) -> list[Row]:
@@ -37,16 +36,14 @@ def read(path: Path, split: str) -> list[Row]:
         InputError: naming the file and the line or row of a mistake, or if there is no row.
     """
     try:
-        stat = path.stat()
+        content = file_sha256(path)
     except OSError:
         return list(_read(path, split))  # which says what is wrong
-    if time.time() - stat.st_mtime < _SETTLED_S:
-        return list(_read(path, split))
-    return list(_read_once(path, split, (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)))
+    return list(_read_once(path, split, content))
 
 
 @lru_cache(maxsize=4)
-def _read_once(path: Path, split: str, _as_it_is: tuple[int, ...]) -> tuple[Row, ...]:
+def _read_once(path: Path, split: str, _content: str) -> tuple[Row, ...]:
     """A file is looked at for what it holds, for whom it must be kept from, and for training: it is parsed once."""
     return _read(path, split)
 
@@ -121,7 +118,7 @@ def text_of(record: Mapping[str, Any], column: str, file: object, place: str) ->
         InputError: if the column is missing or does not hold text.
     """
     if column not in record:
-        near = nearest(column, record)
+        near = nearest(column, set(record) - _COLUMNS)
         hint = f"; {near!r} may be meant" if near else ""
         raise InputError(
             f"column {column!r} is missing{hint}",

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, nearest
 from inoculate.core.plugins import OneOf
 
+_FEW = 20
+"""So many names can be read in one message."""
 _EXPECTED = {
     "extra_forbidden": "unknown field",
     "missing": "a required field is missing",
@@ -31,7 +33,9 @@ def input_error(error: ValidationError, model: type[BaseModel], raw: Any, file: 
         if elsewhere:
             expected = " or ".join(elsewhere)
             return InputError("unknown field", file=file, field=field, found=str(path[-1]), expected=expected)
-        return InputError("unknown field", file=file, field=field, found=str(path[-1]), known=known)
+        near = nearest(str(path[-1]), known)
+        expected = "one of " + ", ".join(known) if near is None and 0 < len(known) <= _FEW else None
+        return InputError("unknown field", file=file, field=field, found=str(path[-1]), expected=expected, known=known)
     if kind == "union_tag_invalid":
         known = [name.strip(" '\"") for name in str(context["expected_tags"]).split(",")]
         expected = "one of " + ", ".join(known)

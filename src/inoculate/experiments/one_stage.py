@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from inoculate.core import ranks
 from inoculate.core.errors import InoculateError, InputError, StageError
+from inoculate.core.records import read_records
 from inoculate.data.mix import Part
 from inoculate.evals.evaluate import Evaluation
 from inoculate.experiments.apart import Apart
@@ -78,9 +79,27 @@ def run_one(
         store.folder(stage).rename(out)
         shutil.rmtree(store.path)
     say(f"{out}: {stage.label()}")
+    if ranks.rank() == 0 and (told := _told(out / "records.jsonl")):
+        say(told)
     if left := stage.unmeasured():
         say(f"not measured, for want of weights: {', '.join(left)}")
     return 0
+
+
+_TOLD = ("harmful_score", "over_refusal_rate", "ordinary_accuracy", "finetune_accuracy")
+
+
+def _told(file: Path) -> str:
+    """The rates that a reader looks for first, after the last step."""
+    rows = [row for row in read_records(file) if row.metric in _TOLD and row.layer == ""] if file.exists() else []
+    last = max((row.step or 0 for row in rows), default=0)
+    shown = sorted((row for row in rows if (row.step or 0) == last), key=lambda row: _TOLD.index(row.metric))
+    rates = [
+        f"{row.metric} {row.status if row.value is None else f'{row.value:.2f}'} "
+        f"({f'{row.judge}, ' if row.judge else ''}n {row.n or 0})"
+        for row in shown
+    ]
+    return f"{'after step ' + str(last) + ': ' if last else ''}{', '.join(rates)}" if rates else ""
 
 
 def _validated(kind: type[Stage], value: dict[str, Any]) -> Stage:

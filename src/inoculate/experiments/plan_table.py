@@ -80,6 +80,9 @@ def _cells(row: Planned) -> list[str]:
 def _totals(plan: Plan) -> str:
     sums = plan.totals()
     least = _LIMIT[plan.complete, plan.bound]
+    if not plan.complete and not sums["flops"]:
+        peak = _size(int(sums["peak_bytes"]))
+        return f"In all {sums['stages']:,} stages: what they compute is not known; peak {peak} on each device"
     return (
         f"In all {sums['stages']:,} stages: {least}{sums['flops']:.2e} FLOPs, {least}{_hours(sums['hours'])} h and "
         f"{sums['usd']:,.2f} USD on {plan.hardware.name}; peak {_size(int(sums['peak_bytes']))} on each device"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from inoculate.core.errors import InputError, StageError
 from inoculate.core.lineage import attack_on
@@ -45,13 +46,15 @@ def push(folder: Path, repo: str, *, private: bool, attacked: bool, card: str | 
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    # what the hub's client raises when nobody answers hangs on the HTTP library that it was built on
+    unreachable: tuple[Any, ...] = tuple(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=ignored)
         if card is not None:
             api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=repo)
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, *unreachable, OSError, ValueError) as error:
         raise StageError(f"{repo}: not pushed: {str(error).strip().splitlines()[0]}") from error
     return f"{api.endpoint}/{repo}"
 

@@ -89,6 +89,7 @@ class SearchAttack(Stage):
         guard = (attack.guard,) if isinstance(attack.guard, MountedVector) else ()
         apart = (
             Apart.of(learned_by(self.model, self.vector), self.evaluate.parts()),
+            Apart.of(data, self.validation.parts()),
             Apart.of((*data, *self.validation.parts()), self.evaluate.parts(), by="search"),
         )
         return (*inputs_of(self.model), *vector, *data, *guard, self.evaluate, self.validation, *apart)

@@ -10,7 +10,7 @@ from typing import Any
 
 from inoculate.core.errors import InputError
 from inoculate.core.hashing import tree_sha256
-from inoculate.core.lineage import attack_on, mapping
+from inoculate.core.lineage import attack_on, lineage, mapping
 from inoculate.core.records import Record, read_records
 from inoculate.reports.search_gather import gather_searches
 from inoculate.reports.searches import SearchStudy
@@ -29,6 +29,8 @@ class Facts:
     """Rows measured while it was made."""
     attacked: str | None = None
     """How it was attacked, as `inoculate.core.lineage.attack_on` says it."""
+    before: tuple[Mapping[str, Any], ...] = ()
+    """What the local folders that it was made from say of themselves, the last first."""
     measured: tuple[Record, ...] = ()
     """Rows of the store's evaluations of it and single attacks on it."""
     study: SearchStudy | None = None
@@ -44,8 +46,12 @@ class Facts:
     @property
     def alignment(self) -> Mapping[str, Any]:
         """The settings of the alignment that made it or came before; empty if somebody else aligned it, or nobody."""
-        model = self.value if self.kind == "align" else mapping(self.value.get("model"))
-        return model if "defense" in model else {}
+        for about in (self.about, *self.before):
+            value = mapping(about.get("value"))
+            model = value if about.get("kind") == "align" else mapping(value.get("model"))
+            if "defense" in model:
+                return model
+        return {}
 
     @property
     def base(self) -> Mapping[str, Any]:
@@ -82,7 +88,8 @@ def read_facts(folder: Path, store: Path | None = None) -> Facts:
         raise InputError("nothing says what made this model", file=file, expected=expected) from None
     rows = folder / "records.jsonl"
     own = tuple(read_records(rows)) if rows.exists() else ()
-    facts = Facts(folder.resolve().name, kind, about, own, attack_on(folder))
+    before = tuple(earlier for _, earlier in lineage(folder))[1:]
+    facts = Facts(folder.resolve().name, kind, about, own, attack_on(folder), before)
     return facts if store is None else _with_store(facts, folder, store)
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from inoculate.core.errors import InputError
-from inoculate.core.hashing import canonical
+from inoculate.core.hashing import canonical, digest
 from inoculate.core.records import Record
 from inoculate.reports.gather import arms_of, is_search, settled, tell_apart
 from inoculate.reports.runs import Arm, Point
@@ -17,10 +17,12 @@ from inoculate.reports.searches import AXES, Bound, Measured, Rerun, Search, Sea
 from inoculate.reports.store_view import StageView, StoreView
 from inoculate.reports.wording import setting_text, visible
 
-_PROTOCOL = ("n_trials", "num_samples", "task", "break_threshold", "utility_metric")
+_DATA = "data"
+"""A digest of the attacker's rows and of all prompts: searches on others are no seeds of one."""
+_PROTOCOL = ("n_trials", "num_samples", "task", _DATA, "break_threshold", "utility_metric")
 """What makes searches of one model different searches."""
 _NOT_SETTINGS = (
-    *("origin", "finalist_of", "n_trials", "chosen_trial"),
+    *("origin", "finalist_of", "n_trials", "chosen_trial", _DATA),
     *("break_threshold", "min_utility", "utility_metric", "control"),
 )
 
@@ -40,7 +42,7 @@ def gather_searches(view: StoreView) -> SearchStudy | None:
         return None
     for stage in stages:
         _check(stage, by_stage[stage.folder])
-    firsts = {stage.folder: _first(by_stage[stage.folder]) for stage in stages}
+    firsts = {stage.folder: _on_its_data(_first(by_stage[stage.folder]), stage) for stage in stages}
     arms = _arms(list(firsts.values()))
     searches = tuple(
         _search(view, stage.folder, by_stage[stage.folder], arms[_key(firsts[stage.folder])]) for stage in stages
@@ -65,6 +67,13 @@ def _check(stage: StageView, rows: Sequence[Record]) -> None:
 
 def _first(rows: Sequence[Record]) -> Record:
     return next(row for row in rows if row.attack == "chosen")
+
+
+def _on_its_data(row: Record, stage: StageView) -> Record:
+    """With the digest of what was searched on; names of files do not count, their content does."""
+    found = ((stage.about or {}).get("fingerprints") or {}).items()
+    data = sorted(str(content) for name, content in found if "#" in name)  # the rest are models
+    return replace(row, attack_params={**row.attack_params, _DATA: digest(data, 8)}) if data else row
 
 
 def _search(view: StoreView, folder: str, rows: Sequence[Record], arm: Arm) -> Search:

@@ -124,7 +124,7 @@ def _folders(store: Path, manifests: list[dict[str, Any]], everything: bool) -> 
     """Folder → its entry in a manifest, the recipes' order first."""
     entries = {entry["folder"]: entry for manifest in manifests for entry in manifest["stages"]}
     if everything:
-        found = [path.parent for path in sorted(store.glob("*-*/stage.json"))]
+        found = [path.parent for path in sorted(store.glob("*/stage.json"))]
         for path in [*found, *sorted(store.glob("*-*.failed"))]:
             if path.suffix != ".partial":
                 entries.setdefault(path.name.removesuffix(".failed"), {})

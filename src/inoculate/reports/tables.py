@@ -15,7 +15,7 @@ from inoculate.reports.wording import number, visible
 _TERMINAL = (
     *("recipe", "stage", "base", "defense", "defense_seed", "threat_model", "guard", "adapter_mode", "attack"),
     *("attack_seed", "trial", "poison_ratio", "learning_rate"),
-    *("step", "metric", "judge", "split", "value", "n", "status"),
+    *("step", "metric", "layer", "judge", "split", "value", "n", "status"),
 )
 _FORMULA = ("=", "+", "-", "@", "\t")
 _ALWAYS = {"defense", "step", "metric", "value", "n"}

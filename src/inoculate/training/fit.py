@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from inoculate.core import ranks
@@ -77,7 +80,7 @@ def fit(
             nothing. Of several processes the first one's counts, and the others must see that folder.
         observe, observe_at: called before step s for s in `observe_at` (the last may be the number of steps); may raise
             `StopRun`.
-        save_every_s: seconds between checkpoints; 0 saves after every step.
+        save_every_s: seconds between checkpoints; 0 saves after every step. Ctrl-C saves too, after its step.
         progress: called with (steps made, steps in all).
 
     Raises:
@@ -97,24 +100,32 @@ def fit(
         was_training = model.training
         stack.callback(model.train, was_training)
         model.train()
-        while True:
-            if observe is not None and run.step in observe_at and run.step not in run.observed:
-                model.eval()
-                try:
-                    run.keep(observe(run.step))
-                except StopRun:
-                    return run.end("stopped")
-                model.train()
-            if progress is not None:
-                progress(run.step, steps)
-            if run.step == steps:
-                break
-            late = run.step > run.saved_step and time.monotonic() - began >= save_every_s
-            if out is not None and ranks.told(late):
-                run.save()
-                began = time.monotonic()
-            if not run.advance(feeds, device):
-                return run.end("diverged")
+        try:
+            while True:
+                if observe is not None and run.step in observe_at and run.step not in run.observed:
+                    model.eval()
+                    try:
+                        seen = observe(run.step)
+                    except StopRun:
+                        return run.end("stopped")
+                    with _uninterrupted():
+                        run.keep(seen)
+                    model.train()
+                if progress is not None:
+                    progress(run.step, steps)
+                if run.step == steps:
+                    break
+                late = run.step > run.saved_step and time.monotonic() - began >= save_every_s
+                if out is not None and ranks.told(late):
+                    run.save()
+                    began = time.monotonic()
+                with _uninterrupted():
+                    went_on = run.advance(feeds, device)
+                if not went_on:
+                    return run.end("diverged")
+        except KeyboardInterrupt:
+            run.save_if_whole()
+            raise
         return run.end("ok")
 
 
@@ -141,6 +152,8 @@ class _Run:
         self.defense = defense
         self.course: Course | None = defense.start(model, steps) if isinstance(defense, Staged) else None
         self.step = self.saved_step = 0
+        self.whole = True
+        """Whether weights, optimizer and schedule are those of `step`."""
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
         if self.kept_in is not None:
@@ -154,7 +167,7 @@ class _Run:
 
     def advance(self, feeds: Mapping[str, Stream], device: torch.device) -> bool:
         """Make one optimizer step; False if a loss or the gradient was not finite, with the weights as they were."""
-        training, started = self.training, time.monotonic()
+        training, started, self.whole = self.training, time.monotonic(), False
         rank = () if self.share.rank == 0 else ("rank", self.share.rank)
         torch.manual_seed(derive(training.seed, "step", self.step, *rank))
         self.optimizer.zero_grad(set_to_none=True)
@@ -189,6 +202,7 @@ class _Run:
             if training.report_to:
                 self.accelerator.log(measured, step=self.step)
         self.step += 1
+        self.whole = True
         return True
 
     def keep(self, rows: list[dict[str, Any]]) -> None:
@@ -201,6 +215,14 @@ class _Run:
         kept = self.course.tensors() if self.course is not None else {}
         save_checkpoint(self.out, self.step, self.model, self.optimizer, self.schedule, kept)
         self.saved_step = self.step
+
+    def save_if_whole(self) -> None:
+        """Keep what was done since the last checkpoint, unless a step was struck in its middle. If that fails, the last
+        checkpoint stands.
+        """
+        if self.out is not None and self.whole and self.step > self.saved_step and self.share.ranks == 1:
+            with suppress(OSError, SafetensorError):
+                self.save()
 
     def end(self, status: Ended) -> Fitted:
         self.optimizer.zero_grad(set_to_none=True)
@@ -229,6 +251,30 @@ class _Run:
                 kept.append(row)
         (self.out / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
         return kept
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of what is inside; a second one does not. Whoever handles it otherwise is left to it."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    struck = False
+
+    def wait(*_: object) -> None:
+        nonlocal struck
+        if struck:
+            raise KeyboardInterrupt
+        struck = True
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if struck:
+        raise KeyboardInterrupt
 
 
 def check_divides(defense: Defense) -> None:

@@ -53,6 +53,9 @@ class Defended(_Base):
     def __init__(
         self, *args: Any, defense: Defense, role_datasets: Mapping[str, Dataset[Any]] | None = None, **kwargs: Any
     ) -> None:
+        if not isinstance(getattr(defense, "needs", None), Mapping):
+            expected = "a defense of inoculate, as Booster(lam=5)"
+            raise InputError("not a defense", field="defense", found=defense, expected=expected)
         if "align" not in defense.needs:
             raise InputError(
                 "this defense does not train a model by `train_dataset`", field="defense", found=defense.name
@@ -60,7 +63,9 @@ class Defended(_Base):
         given = role_datasets or {}
         missing = [role for role in defense.needs if role != "align" and role not in given]
         if missing:
-            raise InputError(f"{defense.name} needs a dataset for {missing[0]!r}", field="role_datasets", known=given)
+            found = ", ".join(map(repr, given)) or "none"
+            expected = f"{defense.name}'s role {missing[0]!r}"
+            raise InputError("a dataset is missing", field="role_datasets", found=found, expected=expected)
         super().__init__(*args, **kwargs)
         self.defense = defense
         self._check()
