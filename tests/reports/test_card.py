@@ -149,6 +149,18 @@ def test_attacked_weights_and_vectors_say_so(aligned):
     assert "Service only" in text and ModelCard(text).data.to_dict()["library_name"] == "peft"
 
 
+def test_a_fine_tuned_model_has_the_defense_of_what_it_started_from(aligned, tmp_path):
+    """The folder that it names stands beside it and says so, as its records do."""
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    attack = {"task": {"source": "sandbox-sentiment", "split": "attack", "answer": "completion"}, "poison_ratio": 0}
+    value = {"model": {"name": "pretrained", "name_or_path": str(aligned)}, "attack": attack}
+    (tuned / "stage.json").write_text(json.dumps({"kind": "finetune", "hash": "t", "value": value, "status": "ok"}))
+    text = model_card(tuned)
+    assert "| defense | booster |" in text and "| defense: lam | 5.0 |" in text
+    assert ModelCard(text).data.to_dict()["base_model"] == "lab/base-7b"
+
+
 class Hub:
     endpoint = "https://hub.example"
 
