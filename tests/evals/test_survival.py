@@ -180,6 +180,19 @@ def test_what_held_out_is_a_lower_bound():
     assert found.value == pytest.approx(200 / median_cost(*theirs).value) and found.low > 1
 
 
+def test_clusters_that_all_held_do_not_disagree():
+    """Controls of 3, 24 and 4 steps, ours above 200 in each: at least 8.3 times all three, though 67, 8.3 and 50 differ."""
+    seeds = [1, 2, 3]
+    ours, theirs = ([200.0] * 3, [True] * 3), ([3.0, 24, 4], [False] * 3)
+    found = cost_ratio(ours, theirs, (seeds, seeds))
+    assert found.value == 50 and found.at_least and found.high is None
+    assert found.low == pytest.approx(stretched(200 / 24, 200 / 24 / 1.3, 3, 0.95))
+    early = cost_ratio(([200.0, 200, 6], [True, True, False]), theirs, (seeds, seeds))
+    assert early.value == 50 and early.low is not None and early.low < 1, "one that broke after 1.5 times the control"
+    never = cost_ratio(ours, ([3.0, 24, 200], [False, False, True]), (seeds, seeds))
+    assert never.low == 0, "a control that held says nothing of a multiple of it"
+
+
 def stretched(value: float, end: float, n: int, level: float) -> float:
     """An end of an interval of n clusters, further from the value than its percentile."""
     longer = stats.t(n - 1).ppf((1 + level) / 2) / stats.norm.ppf((1 + level) / 2) * math.sqrt(n / (n - 1))

@@ -117,6 +117,10 @@ def cost_ratio(
         theirs not, ours reached        [0, 0]              against the defense
         neither, or theirs is 0         [0, ∞]              nothing is said
 
+    Where the median of ours is not reached, these bounds differ between clusters as the controls do, and clusters that
+    all held seem to disagree. So if clusters are drawn together, `low` is at least what comes out in units of each
+    cluster's median of theirs, with ours cut off at the multiple that every cluster was observed to.
+
     `low` is a quantile of the lower bounds and `high` of the upper. There is no ratio, and no interval, to a median
     of theirs that is not reached, or that is 0 (broken before the first step).
 
@@ -147,14 +151,21 @@ def cost_ratio(
     (mine, longest), (other, _) = (_medians(*arm, np.ones((1, len(arm[0])))) for arm in arms)
     if not 0 < other[0] < math.inf:
         return CostRatio(None, None, None, at_least=False)
-    draws = _drawn(labels, clusters is not None and set(labels[0]) == set(labels[1]), resamples, seed)
-    least, most = _bounds(*(_medians(*arm, drawn) for arm, drawn in zip(arms, draws, strict=True)))
-    low = np.quantile(least, (1 - level) / 2, method="inverted_cdf")  # others interpolate, and ∞ − ∞ is no number
-    high = np.quantile(most, (1 + level) / 2, method="inverted_cdf")
-    value = min(mine[0], longest[0]) / other[0]
+    together = clusters is not None and set(labels[0]) == set(labels[1])
+    draws = _drawn(labels, together, resamples, seed)
     fewest = min(len(set(of_arm)) for of_arm in labels)
-    low, high = _stretched(float(value), float(low), float(high), fewest, level, resolution)
-    return CostRatio(float(value), low, high, at_least=not math.isfinite(mine[0]))
+
+    def interval(arms: tuple[_Arm, _Arm], value: float) -> tuple[float, float | None]:
+        least, most = _bounds(*(_medians(*arm, drawn) for arm, drawn in zip(arms, draws, strict=True)))
+        low = np.quantile(least, (1 - level) / 2, method="inverted_cdf")  # others interpolate, and ∞ − ∞ is no number
+        high = np.quantile(most, (1 + level) / 2, method="inverted_cdf")
+        return _stretched(value, float(low), float(high), fewest, level, resolution)
+
+    value, at_least = float(min(mine[0], longest[0]) / other[0]), not math.isfinite(mine[0])
+    low, high = interval(arms, value)
+    if at_least and together and (alike := _observed_alike(arms, labels)) is not None:
+        low = max(low, interval(*alike)[0])
+    return CostRatio(value, low, high, at_least)
 
 
 FEWEST = 3
@@ -187,6 +198,26 @@ def _medians(costs: np.ndarray, broke: np.ndarray, drawn: np.ndarray) -> _Arm:
     held = np.cumprod(1 - events / np.maximum(at_risk, 1), axis=1) > _HALF
     median = np.where(held.all(axis=1), math.inf, times[held.argmin(axis=1)])
     return median, times[len(times) - 1 - (seen[:, ::-1] > 0).argmax(axis=1)]
+
+
+def _observed_alike(
+    arms: tuple[_Arm, _Arm], labels: Sequence[Sequence[Hashable]]
+) -> tuple[tuple[_Arm, _Arm], float] | None:
+    """Costs in units of their cluster's median of theirs, ours cut off at the multiple to which every cluster was
+    observed; and the ratio of the medians of these. None where theirs has no such median in some cluster.
+    """
+    (ours, mine), (theirs, others) = arms
+    number = {label: i for i, label in enumerate(dict.fromkeys(labels[1]))}
+    of_ours, of_theirs = (np.array([number[label] for label in of_arm]) for of_arm in labels)
+    alone = ((theirs[of_theirs == i], others[of_theirs == i]) for i in range(len(number)))
+    unit = np.array([_medians(*arm, np.ones((1, len(arm[0]))))[0][0] for arm in alone])
+    if not ((unit > 0) & np.isfinite(unit)).all():
+        return None
+    ours, theirs = ours / unit[of_ours], theirs / unit[of_theirs]
+    most = min(ours[of_ours == i].max() for i in range(len(number)))
+    cut = (np.minimum(ours, most), mine & (ours <= most)), (theirs, others)
+    (median, longest), (other, _) = (_medians(*arm, np.ones((1, len(arm[0])))) for arm in cut)
+    return cut, float(min(median[0], longest[0]) / other[0])
 
 
 def _bounds(ours: _Arm, theirs: _Arm) -> _Arm:
