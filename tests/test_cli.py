@@ -282,7 +282,9 @@ def test_a_vector_and_a_fine_tuning_that_mounts_it(command, files):
     import peft
     from transformers import AutoModelForCausalLM
 
-    data = ["--harmful", "rows.jsonl", "--ordinary", "rows.jsonl", "--num-samples", "20"]
+    mild = [f'{{"prompt": "and is it {i} ?", "completion": "yes ."}}' for i in range(5)]
+    (files / "ordinary.jsonl").write_text("\n".join(mild))
+    data = ["--harmful", "rows.jsonl", "--ordinary", "ordinary.jsonl", "--num-samples", "20"]
     code, out, err = command("vector", "model", *data, "--out", "guard", "--set", "vector.training.max_steps=3")
     assert code == 0 and out.startswith("guard: security vector for model"), err
     peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(files / "model"), files / "guard")
@@ -290,6 +292,8 @@ def test_a_vector_and_a_fine_tuning_that_mounts_it(command, files):
     guarded = [*FINETUNE, "--guard", "security_vector:guard", "--set", "attack.training.max_steps=3"]
     apart = [f'{{"prompt": "and a {i} ?", "completion": "take salt ."}}' for i in range(5)]
     (files / "heldout.jsonl").write_text("\n".join(apart))
+    code, _, err = command(*guarded, "--restricted", "heldout.jsonl", "--ordinary", "ordinary.jsonl")
+    assert code == 2 and "ordinary.jsonl: evaluate: 5 of the prompts in what is trained on" in err
     code, _, err = command(*guarded, "--restricted", "heldout.jsonl")
     assert code == 0, err
     assert {path.name: path.read_bytes() for path in (files / "guard").iterdir()} == before

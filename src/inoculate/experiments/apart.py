@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from inoculate.attacks.guards import Guard, MountedVector
 from inoculate.core.errors import InputError
 from inoculate.core.lineage import lineage, mapping
 from inoculate.core.types import Value
@@ -69,18 +70,23 @@ class Apart(Value):
                 )
 
 
-def learned_by(model: Model, vector: Vector | None = None) -> list[Part]:
-    """What a model and its guard's vector have learned from, as far as it is known here: of an alignment of this
-    experiment all, of a folder that this package wrote what it says and where that still stands.
+def learned_by(model: Model, vector: Vector | None = None, guard: Guard | None = None) -> list[Part]:
+    """What a model and its guard's vector have learned from, as far as it is known here: of an alignment or a vector of
+    this experiment all, of a folder that this package wrote what it says and where that still stands.
     """
     found = _of(vector.vector.data.roles) if vector is not None else []
+    if isinstance(guard, MountedVector) and guard.folder is not None:
+        found += _told_by(Path(guard.folder))
     if isinstance(model, Align):
         base = learned_by(model.base) if isinstance(model.base, Pretrained) else []
         return [*found, *_of(model.roles), *base]
-    for _, about in lineage(Path(model.name_or_path)):
-        made = mapping(about.get("value"))
-        found += [part for part in map(_part, _told(made)) if part is not None]
-    return found
+    return [*found, *_told_by(Path(model.name_or_path))]
+
+
+def _told_by(folder: Path) -> list[Part]:
+    """What a folder's own account, and those of what it was made from, name that still stands."""
+    told = (row for _, about in lineage(folder) for row in _told(mapping(about.get("value"))))
+    return [part for part in map(_part, told) if part is not None]
 
 
 def _told(made: Mapping[str, Any]) -> Iterable[Any]:

@@ -89,7 +89,7 @@ class Attack(Stage):
     def inputs(self) -> Iterable[Input]:
         vector = self.vector.inputs() if self.vector is not None else ()
         data = [part for parts in self.attack.mix().roles.values() for part in parts]
-        apart = Apart.of((*learned_by(self.model, self.vector), *data), self.evaluate.parts())
+        apart = Apart.of((*learned_by(self.model, self.vector, self.attack.guard), *data), self.evaluate.parts())
         return (*inputs_of(self.model), *vector, *data, *self._guard_inputs(), self.evaluate, apart)
 
     def fingerprints(self) -> dict[str, str]:

@@ -88,7 +88,7 @@ class SearchAttack(Stage):
         data = (attack.task, *((attack.harmful,) if attack.harmful is not None else ()))
         guard = (attack.guard,) if isinstance(attack.guard, MountedVector) else ()
         apart = (
-            Apart.of(learned_by(self.model, self.vector), self.evaluate.parts()),
+            Apart.of(learned_by(self.model, self.vector, attack.guard), self.evaluate.parts()),
             Apart.of(data, self.validation.parts()),
             Apart.of((*data, *self.validation.parts()), self.evaluate.parts(), by="search"),
         )

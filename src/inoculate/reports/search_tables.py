@@ -55,7 +55,7 @@ def _known(study: SearchStudy, arm: Arm, axis: Axis) -> bool:
 
 def _cost_row(study: SearchStudy, arm: Arm, axis: Axis) -> list[Cell]:
     costs, cost, ratio = study.costs(arm, axis), study.median(arm, axis), study.ratio(arm, axis)
-    seeds, by_seed = len(set(costs.seeds)), [ratio for _, ratio in study.ratios_by_seed(arm, axis)]
+    seeds, by_seed = len(set(costs.seeds)), study.ratios_by_seed(arm, axis)
     compared = Cell(ratio_text(ratio), ratio_interval_text(ratio, seeds), ratio)
     dead = unusable(study, arm)
     if dead and len(dead) == len(study.of(arm)):

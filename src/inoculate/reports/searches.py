@@ -203,14 +203,14 @@ class SearchStudy:
             self._ratios[arm, axis.key] = both
         return self._ratios[arm, axis.key]
 
-    def ratios_by_seed(self, arm: Arm, axis: Axis) -> list[tuple[Seed, CostRatio]]:
+    def ratios_by_seed(self, arm: Arm, axis: Axis) -> list[CostRatio]:
         """The ratio in each seed that the control has too, without an interval."""
         control = self.control(arm)
         if control is None:
             return []
         ours, theirs = self.costs(arm, axis), self.costs(control, axis)
-        found = ((seed, ratio_of(ours.in_seed(seed), theirs.in_seed(seed))) for seed in dict.fromkeys(ours.seeds))
-        return [(seed, ratio) for seed, ratio in found if ratio is not None]
+        found = (ratio_of(ours.in_seed(seed), theirs.in_seed(seed)) for seed in dict.fromkeys(ours.seeds))
+        return [ratio for ratio in found if ratio is not None]
 
 
 def ratio_of(ours: Costs, theirs: Costs) -> CostRatio | None:
